@@ -1,0 +1,1 @@
+//! Text escapes of the line dialect.

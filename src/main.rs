@@ -1,0 +1,3 @@
+//! The `raftline` binary.
+
+fn main() {}

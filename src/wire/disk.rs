@@ -1,0 +1,1 @@
+//! Log records: bytes ⇄ entries and hard state.
