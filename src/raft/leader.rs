@@ -1,0 +1,416 @@
+//! A leader (Raft 5.3, 5.4): appends, replicates, counts, commits, steps down when it has lost its quorum,
+//! and hands over when asked to.
+
+use std::collections::BTreeMap;
+
+use super::message::{
+    AppendEntries, AppendEntriesResponse, Heartbeat, HeartbeatResponse, Message, TimeoutNow,
+};
+use super::node::{ProposeError, Raft, Role, TransferError};
+use super::progress::{Progress, Sent};
+use super::quorum;
+use super::read::Rounds;
+use super::types::{EntryId, Index, NodeId, Payload, Ticks};
+
+/// A server that leads its term.
+#[derive(Debug)]
+pub(super) struct Leader {
+    /// The others.
+    pub progress: BTreeMap<NodeId, Progress>,
+    /// The entry with which the term began; once it is committed, the commit index is known (Raft 8).
+    pub term_start: Index,
+    /// When the next heartbeat is due.
+    pub heartbeat_due: Ticks,
+    /// When to see whether a quorum still answers.
+    pub quorum_check_due: Ticks,
+    /// The size of the entries after the commit index.
+    pub uncommitted_bytes: usize,
+    /// ReadIndex.
+    pub rounds: Rounds,
+    /// The hand-over under way.
+    pub transfer: Option<Transfer>,
+}
+
+/// A hand-over of leadership (Diss. 3.10). While it lasts, nothing is proposed and no read is confirmed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Transfer {
+    target: NodeId,
+    /// When it is given up.
+    deadline: Ticks,
+    /// TimeoutNow is on its way.
+    is_sent: bool,
+}
+
+impl Leader {
+    /// When this leader has something to do next.
+    pub fn deadline(&self) -> Ticks {
+        let due = self.heartbeat_due.min(self.quorum_check_due);
+        self.transfer.map_or(due, |transfer| transfer.deadline.min(due))
+    }
+}
+
+impl Raft {
+    /// The election is won (Raft 5.2). The term begins with an entry of its own, because only such an entry
+    /// lets the leader learn what is committed (Raft 5.4.2, 8).
+    pub(super) fn become_leader(&mut self) {
+        let now = self.now;
+        let next_index = self.log.last().index.next();
+        let others: Vec<NodeId> = self.memberships.latest().others(self.options.id).collect();
+        let progress = others
+            .into_iter()
+            .map(|id| (id, Progress::new(next_index, self.next_number(), now)))
+            .collect();
+        let tail = self
+            .log
+            .slice(self.commit_index.next(), self.log.last().index, usize::MAX);
+        self.role = Role::Leader(Leader {
+            progress,
+            term_start: next_index,
+            heartbeat_due: now,
+            quorum_check_due: now.after(self.options.election_timeout_ms),
+            uncommitted_bytes: tail.iter().map(|entry| entry.size_bytes()).sum(),
+            rounds: Rounds::starting_after(self.next_number()),
+            transfer: None,
+        });
+        tracing::info!(term = %self.hard_state.term, last_index = %self.log.last().index, "became leader");
+        self.append_unchecked(Payload::Noop);
+        self.reads.ask_again();
+        self.tick_leader();
+    }
+
+    /// Appends an entry to the leader's log, if there is room.
+    pub(super) fn lead_append(&mut self, payload: Payload) -> Result<EntryId, ProposeError> {
+        match &self.role {
+            Role::Leader(leader) if leader.transfer.is_some() => Err(ProposeError::Transferring),
+            Role::Leader(leader) if leader.uncommitted_bytes > self.options.max_uncommitted_bytes => {
+                Err(ProposeError::TooMuchUncommitted)
+            }
+            Role::Leader(_) => Ok(self.append_unchecked(payload)),
+            Role::Follower(_) | Role::Candidate(_) => Err(ProposeError::NotLeader),
+        }
+    }
+
+    fn append_unchecked(&mut self, payload: Payload) -> EntryId {
+        if let Payload::Membership(membership) = &payload {
+            self.memberships
+                .append(self.log.last().index.next(), membership.clone());
+        }
+        let id = self.log.append(self.hard_state.term, payload);
+        let bytes = self.log.entry(id.index).map_or(0, |entry| entry.size_bytes());
+        if let Role::Leader(leader) = &mut self.role {
+            leader.uncommitted_bytes += bytes;
+        }
+        id
+    }
+
+    pub(super) fn tick_leader(&mut self) {
+        self.check_quorum();
+        self.abandon_overdue_transfer();
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        if leader.heartbeat_due <= self.now {
+            leader.rounds.start_next();
+            self.probe_the_silent();
+            self.broadcast_heartbeat();
+        }
+    }
+
+    /// A leader that no quorum answers may already be replaced, so it stops (check-quorum, Diss. 6.2). Only
+    /// answers count: a leader that can send but not receive must go too (trap 3.6).
+    fn check_quorum(&mut self) {
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        if self.now < leader.quorum_check_due {
+            return;
+        }
+        let (id, now, timeout_ms) = (self.options.id, self.now, self.options.election_timeout_ms);
+        let last_answer = |peer| if peer == id { now } else { leader.last_answer(peer) };
+        let heard = quorum::majority_value(self.memberships.latest(), last_answer).unwrap_or(now);
+        if now.since(heard) >= timeout_ms {
+            tracing::warn!(term = %self.hard_state.term, timeout_ms, "no quorum answers; stepping down");
+            self.become_follower(self.hard_state.term, None);
+        } else {
+            leader.quorum_check_due = heard.after(timeout_ms);
+        }
+    }
+
+    /// A request that stays without answer was lost: send it again (Raft 5.3, "retries indefinitely").
+    fn probe_the_silent(&mut self) {
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        for progress in leader.progress.values_mut() {
+            let patience_ms = match progress.state {
+                super::progress::State::Probe { .. } => self.options.heartbeat_interval_ms,
+                super::progress::State::Replicate { .. } => self.options.election_timeout_ms,
+            };
+            if progress
+                .oldest()
+                .is_some_and(|sent| self.now.since(sent.at) >= patience_ms)
+            {
+                progress.restart();
+            }
+        }
+    }
+
+    pub(super) fn broadcast_heartbeat(&mut self) {
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        leader.heartbeat_due = self.now.after(self.options.heartbeat_interval_ms);
+        let commit_index = self.commit_index;
+        let read_round = leader.rounds.latest();
+        let heartbeats: Vec<(NodeId, Heartbeat)> = leader
+            .progress
+            .iter()
+            .map(|(id, progress)| {
+                let leader_commit = commit_index.min(progress.match_index);
+                (
+                    *id,
+                    Heartbeat {
+                        session: progress.session,
+                        read_round,
+                        leader_commit,
+                    },
+                )
+            })
+            .collect();
+        for (peer, heartbeat) in heartbeats {
+            let envelope = self.envelope(peer, 0, Message::Heartbeat(heartbeat));
+            self.durability.send(envelope);
+        }
+        self.confirm_reads();
+    }
+
+    /// Sends each follower what it lacks, as far as its window allows.
+    pub(super) fn replicate(&mut self) {
+        let Role::Leader(leader) = &self.role else {
+            return;
+        };
+        let peers: Vec<NodeId> = leader.progress.keys().copied().collect();
+        for peer in peers {
+            while self.send_append_entries(peer) {}
+        }
+    }
+
+    /// Sends one AppendEntries, if there is something to send and room for it.
+    fn send_append_entries(&mut self, peer: NodeId) -> bool {
+        let sequence = self.next_number();
+        let Role::Leader(leader) = &mut self.role else {
+            return false;
+        };
+        let read_round = leader.rounds.latest();
+        let Some(progress) = leader.progress.get_mut(&peer) else {
+            return false;
+        };
+        let last_index = self.log.last().index;
+        if !progress.may_send(self.options.window) || !progress.lacks(last_index) {
+            return false;
+        }
+        let prev_index = progress.next_index.prev();
+        let Some(prev_term) = self.log.term_at(prev_index) else {
+            // Cut away by a snapshot; the snapshot is sent instead, once there are snapshots.
+            return false;
+        };
+        let entries = self
+            .log
+            .slice(progress.next_index, last_index, self.options.max_append_bytes);
+        progress.sent(Sent {
+            sequence,
+            last_index: entries.last().map_or(prev_index, |entry| entry.id.index),
+            bytes: entries.iter().map(|entry| entry.size_bytes()).sum(),
+            at: self.now,
+        });
+        let request = AppendEntries {
+            session: progress.session,
+            sequence,
+            prev_log: EntryId {
+                term: prev_term,
+                index: prev_index,
+            },
+            entries,
+            leader_commit: self.commit_index,
+            read_round,
+        };
+        let envelope = self.envelope(peer, 0, Message::AppendEntries(request));
+        self.durability.send(envelope);
+        true
+    }
+
+    /// Whatever was under way on the old connection is lost, and answers that still come are not believed.
+    pub(super) fn reset_progress(&mut self, peer: NodeId) {
+        let session = self.next_number();
+        if let Role::Leader(leader) = &mut self.role
+            && let Some(progress) = leader.progress.get_mut(&peer)
+        {
+            progress.session = session;
+            progress.restart();
+            leader.heartbeat_due = self.now;
+        }
+    }
+
+    /// The follower's progress, if the answer belongs to the present session.
+    fn answering(&mut self, from: NodeId, session: u64) -> Option<&mut Progress> {
+        let now = self.now;
+        let Role::Leader(leader) = &mut self.role else {
+            return None;
+        };
+        let progress = leader
+            .progress
+            .get_mut(&from)
+            .filter(|progress| progress.session == session)?;
+        progress.last_answer = now;
+        Some(progress)
+    }
+
+    pub(super) fn on_append_entries_response(&mut self, from: NodeId, response: AppendEntriesResponse) {
+        let last_index = self.log.last().index;
+        let agreement = response
+            .conflict
+            .map(|conflict| self.log.agreement_with(conflict));
+        let Some(progress) = self.answering(from, response.session) else {
+            return;
+        };
+        progress.read_round = progress.read_round.max(response.read_round);
+        match agreement {
+            // A follower can't hold more than it was sent: nonsense, not an answer.
+            None if response.last_index > last_index => return,
+            None => progress.accepted(response.sequence, response.last_index),
+            Some(agreement) => {
+                if progress.is_rejected_by(response.sequence, response.prev_log_index) {
+                    progress.probe_from(agreement.next().min(response.prev_log_index));
+                }
+            }
+        }
+        self.confirm_reads();
+        self.advance_commit_index();
+        self.continue_transfer();
+    }
+
+    pub(super) fn on_heartbeat_response(&mut self, from: NodeId, response: HeartbeatResponse) {
+        if let Some(progress) = self.answering(from, response.session) {
+            progress.read_round = progress.read_round.max(response.read_round);
+            self.confirm_reads();
+        }
+    }
+
+    /// The commit rule (Raft 5.3, 5.4.2): a majority holds it durably, and it is of this term; what comes
+    /// before it is then committed too (figure 8, trap 3.23).
+    pub(super) fn advance_commit_index(&mut self) {
+        let Role::Leader(leader) = &self.role else {
+            return;
+        };
+        let (id, durable) = (self.options.id, self.durability.log_durable());
+        let match_index = |peer| {
+            if peer == id {
+                durable
+            } else {
+                leader.match_index(peer)
+            }
+        };
+        let Some(index) = quorum::majority_value(self.memberships.latest(), match_index) else {
+            return;
+        };
+        if index <= self.commit_index || self.log.term_at(index) != Some(self.hard_state.term) {
+            return;
+        }
+        let knew = self.has_committed_in_term();
+        let newly = self.log.slice(self.commit_index.next(), index, usize::MAX);
+        let bytes: usize = newly.iter().map(|entry| entry.size_bytes()).sum();
+        self.commit_to(index);
+        if let Role::Leader(leader) = &mut self.role {
+            leader.uncommitted_bytes = leader.uncommitted_bytes.saturating_sub(bytes);
+        }
+        if !knew {
+            self.on_commit_index_known();
+        }
+    }
+
+    /// Whether this server leads and knows what is committed (Raft 8).
+    pub(super) fn has_committed_in_term(&self) -> bool {
+        matches!(&self.role, Role::Leader(leader) if self.commit_index >= leader.term_start)
+    }
+
+    /// Hands leadership to this voter, or to the one whose log is longest. Done when another leader is heard;
+    /// given up after an election timeout.
+    ///
+    /// # Errors
+    /// See [`TransferError`]; nothing has changed.
+    pub fn transfer(&mut self, target: Option<NodeId>) -> Result<(), TransferError> {
+        let id = self.options.id;
+        let voters = self.memberships.latest().voters.clone();
+        let deadline = self.now.after(self.options.election_timeout_ms);
+        let Role::Leader(leader) = &mut self.role else {
+            return Err(TransferError::NotLeader);
+        };
+        let best = leader
+            .progress
+            .iter()
+            .filter(|(peer, _)| voters.contains(peer))
+            .max_by_key(|(_, progress)| (progress.match_index, progress.last_answer))
+            .map(|(peer, _)| *peer);
+        let target = target
+            .or(best)
+            .filter(|target| voters.contains(target))
+            .ok_or(TransferError::NoSuchVoter)?;
+        if target != id {
+            leader.transfer = Some(Transfer {
+                target,
+                deadline,
+                is_sent: false,
+            });
+            self.continue_transfer();
+        }
+        Ok(())
+    }
+
+    fn continue_transfer(&mut self) {
+        let last_log = self.log.last();
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let Some(transfer) = leader.transfer.as_mut().filter(|transfer| !transfer.is_sent) else {
+            return;
+        };
+        let target = transfer.target;
+        if leader
+            .progress
+            .get(&target)
+            .is_some_and(|progress| progress.match_index == last_log.index)
+        {
+            transfer.is_sent = true;
+            let envelope = self.envelope(target, 0, Message::TimeoutNow(TimeoutNow { last_log }));
+            self.durability.send(envelope);
+        }
+    }
+
+    fn abandon_overdue_transfer(&mut self) {
+        if let Role::Leader(leader) = &mut self.role
+            && let Some(transfer) = leader.transfer
+            && transfer.deadline <= self.now
+        {
+            tracing::warn!(target = %transfer.target, "leadership transfer did not finish in time; given up");
+            leader.transfer = None;
+        }
+    }
+}
+
+impl Leader {
+    fn last_answer(&self, peer: NodeId) -> Ticks {
+        self.progress
+            .get(&peer)
+            .map_or(Ticks(0), |progress| progress.last_answer)
+    }
+
+    fn match_index(&self, peer: NodeId) -> Index {
+        self.progress
+            .get(&peer)
+            .map_or(Index(0), |progress| progress.match_index)
+    }
+
+    pub(super) fn confirmed_round(&self, peer: NodeId) -> u64 {
+        self.progress.get(&peer).map_or(0, |progress| progress.read_round)
+    }
+}

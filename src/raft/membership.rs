@@ -1,0 +1,100 @@
+//! Which servers there are, as the log says: a membership is in force from the moment its entry is appended
+//! and out of force when the entry is replaced (Diss. 4.1, trap 3.2).
+
+use super::types::{Index, Membership, NodeId};
+
+/// The memberships of the log, oldest first: one that is committed, and those that may still be replaced.
+#[derive(Clone, Debug)]
+pub struct Memberships {
+    /// Never empty; indexes grow.
+    history: Vec<(Index, Membership)>,
+}
+
+impl Memberships {
+    /// Begins with the membership at `index`: of the snapshot, or of the bootstrap (index 0).
+    pub fn new(index: Index, membership: Membership) -> Memberships {
+        Memberships {
+            history: vec![(index, membership)],
+        }
+    }
+
+    /// The membership in force.
+    pub fn latest(&self) -> &Membership {
+        // The history is never empty; an empty membership decides nothing and so is safe.
+        static NONE: Membership = Membership::NONE;
+        self.history.last().map_or(&NONE, |(_, membership)| membership)
+    }
+
+    /// An entry with a membership was appended.
+    pub fn append(&mut self, index: Index, membership: Membership) {
+        self.truncate(index);
+        self.history.push((index, membership));
+    }
+
+    /// The log was cut: entries from `index` on are gone.
+    pub fn truncate(&mut self, index: Index) {
+        while self.history.len() > 1 && self.history.last().is_some_and(|(at, _)| *at >= index) {
+            self.history.pop();
+        }
+    }
+
+    /// Entries up to `index` are committed: what was in force before can no longer come back.
+    pub fn commit(&mut self, index: Index) {
+        let committed = self.history.iter().rposition(|(at, _)| *at <= index).unwrap_or(0);
+        self.history.drain(..committed);
+    }
+}
+
+impl Membership {
+    /// No servers at all.
+    pub const NONE: Membership = Membership {
+        voters: std::collections::BTreeSet::new(),
+        outgoing: std::collections::BTreeSet::new(),
+        learners: std::collections::BTreeSet::new(),
+        addresses: std::collections::BTreeMap::new(),
+    };
+
+    /// Whether this server's vote counts.
+    pub fn is_voter(&self, id: NodeId) -> bool {
+        self.voters.contains(&id) || self.outgoing.contains(&id)
+    }
+
+    /// Every server but this one, in the order of their numbers.
+    pub fn others(&self, than: NodeId) -> impl Iterator<Item = NodeId> + '_ {
+        let mut all: Vec<NodeId> = self
+            .voters
+            .iter()
+            .chain(&self.outgoing)
+            .chain(&self.learners)
+            .copied()
+            .collect();
+        all.sort_unstable();
+        all.dedup();
+        all.into_iter().filter(move |id| *id != than)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(ids: &[u64]) -> Membership {
+        Membership {
+            voters: ids.iter().copied().map(NodeId).collect(),
+            ..Membership::default()
+        }
+    }
+
+    #[test]
+    fn trap_3_2_in_force_on_append_and_back_on_truncation() {
+        let mut memberships = Memberships::new(Index(0), of(&[1]));
+        memberships.append(Index(5), of(&[1, 2]));
+        memberships.append(Index(9), of(&[1, 2, 3]));
+        assert_eq!(memberships.latest(), &of(&[1, 2, 3]));
+        memberships.truncate(Index(9));
+        assert_eq!(memberships.latest(), &of(&[1, 2]));
+        memberships.commit(Index(7));
+        memberships.truncate(Index(1));
+        assert_eq!(memberships.latest(), &of(&[1, 2]), "a committed membership stays");
+    }
+}

@@ -1,0 +1,443 @@
+//! `Raft`: the state of one server, and the dispatch of what happens to it. What happens then is in
+//! `election`, `leader`, `follower` and `read`.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::election::Candidate;
+use super::follower::Follower;
+use super::leader::Leader;
+use super::log::Log;
+use super::membership::Memberships;
+use super::message::{Envelope, Message};
+use super::progress::Window;
+use super::read::Reads;
+use super::ready::{Durability, Needs, ReadReady, Ready};
+use super::types::{Entry, EntryId, HardState, Index, Membership, NodeId, Payload, Term, Ticks};
+use crate::base::rng::Rng;
+
+/// How one server behaves.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// This server.
+    pub id: NodeId,
+    /// The shortest wait for a leader; each wait is drawn from `[1x, 2x)` (Raft 5.2). Milliseconds.
+    pub election_timeout_ms: u64,
+    /// The time between two heartbeats; well below the election timeout. Milliseconds.
+    pub heartbeat_interval_ms: u64,
+    /// Entries of one AppendEntries, in bytes; one entry may be larger.
+    pub max_append_bytes: usize,
+    /// Entries of one write to the disk, in bytes; one entry may be larger.
+    pub max_batch_bytes: usize,
+    /// AppendEntries under way to one follower.
+    pub window: Window,
+    /// Entries that a leader has accepted and not yet committed, in bytes; proposals beyond are refused
+    /// (trap 3.26).
+    pub max_uncommitted_bytes: usize,
+    /// Committed entries given out in one [`Ready`], in bytes; one entry may be larger.
+    pub max_apply_bytes: usize,
+    /// The randomness of the timeouts.
+    pub seed: u64,
+}
+
+/// What a server starts from.
+#[derive(Clone, Debug, Default)]
+pub struct Recovered {
+    /// Term and vote.
+    pub hard_state: HardState,
+    /// The last entry that the snapshot covers, and with it committed and applied; 0@0 without one.
+    pub snapshot: EntryId,
+    /// The membership at the snapshot; of the bootstrap, without one.
+    pub membership: Membership,
+    /// The entries after the snapshot.
+    pub entries: Vec<Entry>,
+}
+
+/// Why a proposal was not accepted. Nothing of it was appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProposeError {
+    /// This server does not lead.
+    NotLeader,
+    /// Leadership is being handed over.
+    Transferring,
+    /// Too much is uncommitted: `max_uncommitted_bytes`.
+    TooMuchUncommitted,
+}
+
+/// Why leadership can't be handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransferError {
+    /// This server does not lead.
+    NotLeader,
+    /// No such voter, or none but this server.
+    NoSuchVoter,
+}
+
+/// What a server is at the moment (Raft figure 4).
+#[derive(Debug)]
+pub(super) enum Role {
+    Follower(Follower),
+    Candidate(Candidate),
+    Leader(Leader),
+}
+
+/// One server of the cluster.
+///
+/// A deterministic value: the same calls in the same order give the same results. After any number of calls
+/// of the other methods, call [`ready`](Raft::ready) until it is empty, and [`tick`](Raft::tick) again no
+/// later than [`deadline`](Raft::deadline) says.
+#[derive(Debug)]
+pub struct Raft {
+    pub(super) options: Options,
+    pub(super) rng: Rng,
+    pub(super) now: Ticks,
+    pub(super) hard_state: HardState,
+    pub(super) log: Log,
+    pub(super) memberships: Memberships,
+    /// `commitIndex`: the greatest index known to be committed; in `[snapshot, last_index]`.
+    pub(super) commit_index: Index,
+    /// Entries up to here were given out for application; at most `commit_index`.
+    handed_index: Index,
+    pub(super) role: Role,
+    pub(super) durability: Durability,
+    pub(super) reads: Reads,
+    pub(super) ready_reads: Vec<ReadReady>,
+    /// Elections, sessions and questions are numbered; no number is used twice.
+    pub(super) numbers: u64,
+}
+
+impl Raft {
+    /// A server that starts as a follower with what it has recovered (Raft 5.2).
+    ///
+    /// # Panics
+    /// If the recovered entries do not follow the snapshot: recovery has checked them.
+    pub fn new(options: Options, recovered: Recovered, now: Ticks) -> Raft {
+        let mut memberships = Memberships::new(recovered.snapshot.index, recovered.membership);
+        for entry in &recovered.entries {
+            if let Payload::Membership(membership) = &entry.payload {
+                memberships.append(entry.id.index, membership.clone());
+            }
+        }
+        let log = Log::new(recovered.snapshot, recovered.entries);
+        let mut raft = Raft {
+            rng: Rng::new(options.seed),
+            now,
+            hard_state: recovered.hard_state,
+            durability: Durability::new(&log),
+            log,
+            memberships,
+            commit_index: recovered.snapshot.index,
+            handed_index: recovered.snapshot.index,
+            role: Role::Follower(Follower::default()),
+            reads: Reads::default(),
+            ready_reads: Vec::new(),
+            numbers: 0,
+            options,
+        };
+        raft.become_follower(raft.hard_state.term, None);
+        raft
+    }
+
+    /// The time has come to `now`; it never goes back.
+    pub fn tick(&mut self, now: Ticks) {
+        self.now = self.now.max(now);
+        match &self.role {
+            Role::Follower(follower) if follower.election_deadline <= self.now => self.on_election_timeout(),
+            Role::Candidate(candidate) if candidate.deadline <= self.now => self.on_election_timeout(),
+            Role::Leader(_) => self.tick_leader(),
+            Role::Follower(_) | Role::Candidate(_) => {}
+        }
+        self.retry_reads();
+    }
+
+    /// When `tick` is needed next.
+    pub fn deadline(&self) -> Ticks {
+        let role = match &self.role {
+            Role::Follower(follower) => follower.election_deadline,
+            Role::Candidate(candidate) => candidate.deadline,
+            Role::Leader(leader) => leader.deadline(),
+        };
+        self.reads.deadline().map_or(role, |reads| reads.min(role))
+    }
+
+    /// A message arrived.
+    pub fn step(&mut self, envelope: Envelope) {
+        if envelope.to != self.options.id || envelope.from == self.options.id {
+            tracing::warn!(from = %envelope.from, to = %envelope.to, "message is not for this node; dropped");
+            return;
+        }
+        let Envelope {
+            from,
+            term,
+            request_id,
+            message,
+            ..
+        } = envelope;
+        if !self.accepts_term(from, term, request_id, &message) {
+            return;
+        }
+        match message {
+            Message::PreVote(request) => self.on_pre_vote(from, term, request_id, request),
+            Message::PreVoteResponse(response) => self.on_pre_vote_response(from, response),
+            Message::RequestVote(request) => self.on_request_vote(from, term, request_id, request),
+            Message::RequestVoteResponse(response) => self.on_vote_response(from, response),
+            Message::AppendEntries(request) => self.on_append_entries(from, request_id, request),
+            Message::AppendEntriesResponse(response) => self.on_append_entries_response(from, response),
+            Message::Heartbeat(request) => self.on_heartbeat(from, request_id, request),
+            Message::HeartbeatResponse(response) => self.on_heartbeat_response(from, response),
+            Message::TimeoutNow(request) => self.on_timeout_now(from, request),
+            Message::ReadIndex(request) => self.on_read_index(from, request_id, request),
+            Message::ReadIndexResponse(response) => self.on_read_index_response(from, response),
+        }
+    }
+
+    /// The rule for all servers (Raft 5.1): a greater term is taken over, a message of a smaller one does
+    /// nothing but tell its sender. Votes have rules of their own, for stickiness (Diss. 4.2.3, 9.6).
+    fn accepts_term(&mut self, from: NodeId, term: Term, request_id: u64, message: &Message) -> bool {
+        let current = self.hard_state.term;
+        match message {
+            Message::PreVote(_) | Message::RequestVote(_) => true,
+            // Granted by a server of any term: the term that counts is the one asked for, by its round.
+            Message::PreVoteResponse(response) if response.vote_granted => true,
+            _ if term > current => {
+                let leader =
+                    matches!(message, Message::AppendEntries(_) | Message::Heartbeat(_)).then_some(from);
+                self.become_follower(term, leader);
+                true
+            }
+            Message::PreVoteResponse(_) | Message::RequestVoteResponse(_) => true,
+            _ if term < current => {
+                self.tell_term(from, request_id, message);
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// Follows `leader`, or nobody yet, in this term (Raft 5.1).
+    pub(super) fn become_follower(&mut self, term: Term, leader: Option<NodeId>) {
+        if term > self.hard_state.term {
+            self.hard_state = HardState { term, vote: None };
+            self.durability.hard_state_changed();
+        }
+        if let Role::Leader(_) = &self.role {
+            tracing::info!(%term, "stepped down");
+        }
+        let timeout_ms = self.random_election_timeout_ms();
+        self.role = Role::Follower(Follower {
+            leader,
+            last_heard: self.now,
+            election_deadline: self.now.after(timeout_ms),
+            matched: Index(0),
+        });
+        self.reads.ask_again();
+    }
+
+    /// A new connection to this peer is open: what was under way on the last one is lost.
+    pub fn peer_connected(&mut self, peer: NodeId) {
+        self.reset_progress(peer);
+        self.reads.ask_again();
+    }
+
+    /// The peer's own kernel closed or reset a connection: its process is gone. See `election`.
+    pub fn peer_closed(&mut self, peer: NodeId) {
+        self.on_leader_gone(peer);
+    }
+
+    /// Appends a command to the log if this server leads (Raft 5.3). Whether it is committed shows when the
+    /// entry of this name, or another one in its place, comes out of [`ready`](Raft::ready).
+    ///
+    /// # Errors
+    /// See [`ProposeError`]; nothing was appended.
+    pub fn propose(&mut self, command: Bytes) -> Result<EntryId, ProposeError> {
+        self.lead_append(Payload::Command(command))
+    }
+
+    /// The batch that [`ready`](Raft::ready) gave out is durable.
+    pub fn persisted(&mut self) {
+        self.durability.persisted();
+        match &mut self.role {
+            // The time that the disk took is not the leader's silence (trap 3.7).
+            Role::Follower(follower) if follower.leader.is_some() => self.restart_election_timer(),
+            Role::Follower(_) => {}
+            Role::Candidate(_) => self.count_own_vote(),
+            Role::Leader(_) => self.advance_commit_index(),
+        }
+    }
+
+    /// What there is to do now.
+    pub fn ready(&mut self) -> Ready {
+        self.flush_reads();
+        self.replicate();
+        let committed = self.take_committed();
+        Ready {
+            batch: self
+                .durability
+                .take_batch(self.hard_state, &self.log, self.options.max_batch_bytes),
+            messages: self.durability.take_messages(),
+            committed,
+            reads: std::mem::take(&mut self.ready_reads),
+        }
+    }
+
+    fn take_committed(&mut self) -> Vec<Entry> {
+        let committed = self.log.slice(
+            self.handed_index.next(),
+            self.commit_index,
+            self.options.max_apply_bytes,
+        );
+        self.handed_index = committed.last().map_or(self.handed_index, |entry| entry.id.index);
+        committed
+    }
+
+    /// The commit index moves on, never back.
+    pub(super) fn commit_to(&mut self, index: Index) {
+        let index = index.min(self.log.last().index);
+        if index > self.commit_index {
+            self.commit_index = index;
+            self.memberships.commit(index);
+        }
+    }
+
+    /// A number that was not used before.
+    pub(super) fn next_number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+
+    pub(super) fn envelope(&self, to: NodeId, request_id: u64, message: Message) -> Envelope {
+        Envelope {
+            from: self.options.id,
+            to,
+            term: self.hard_state.term,
+            request_id,
+            message,
+        }
+    }
+
+    /// Sends what speaks of nothing but the term, once that is durable.
+    pub(super) fn send(&mut self, to: NodeId, request_id: u64, message: Message) {
+        let envelope = self.envelope(to, request_id, message);
+        self.durability.send_when_durable(Needs::HardState, envelope);
+    }
+
+    /// What this server is and knows at the moment.
+    pub fn status(&self) -> Status<'_> {
+        let (role, leader) = match &self.role {
+            Role::Follower(follower) => (RoleName::Follower, follower.leader),
+            Role::Candidate(_) => (RoleName::Candidate, None),
+            Role::Leader(_) => (RoleName::Leader, Some(self.options.id)),
+        };
+        Status {
+            role,
+            leader,
+            hard_state: self.hard_state,
+            commit_index: self.commit_index,
+            first_index: self.log.first_index(),
+            last_log: self.log.last(),
+            log_durable: self.durability.log_durable(),
+            membership: self.memberships.latest(),
+            is_transferring: matches!(&self.role, Role::Leader(leader) if leader.transfer.is_some()),
+            has_committed_in_term: self.has_committed_in_term(),
+            followers: self.followers(),
+        }
+    }
+
+    fn followers(&self) -> VecDeque<FollowerStatus> {
+        let Role::Leader(leader) = &self.role else {
+            return VecDeque::new();
+        };
+        let status = |(id, progress): (&NodeId, &super::progress::Progress)| FollowerStatus {
+            id: *id,
+            match_index: progress.match_index,
+            next_index: progress.next_index,
+            inflight: progress.inflight(),
+            silent_ms: self.now.since(progress.last_answer),
+        };
+        leader.progress.iter().map(status).collect()
+    }
+
+    /// This server's number.
+    pub fn id(&self) -> NodeId {
+        self.options.id
+    }
+
+    /// `currentTerm`.
+    pub fn term(&self) -> Term {
+        self.hard_state.term
+    }
+
+    /// The leader, where known; this server itself where it leads.
+    pub fn leader(&self) -> Option<NodeId> {
+        match &self.role {
+            Role::Follower(follower) => follower.leader,
+            Role::Candidate(_) => None,
+            Role::Leader(_) => Some(self.options.id),
+        }
+    }
+
+    /// Whether this server leads.
+    pub fn is_leader(&self) -> bool {
+        matches!(self.role, Role::Leader(_))
+    }
+
+    /// The log.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+}
+
+/// What a server is and knows at one moment.
+#[derive(Clone, Debug)]
+pub struct Status<'a> {
+    /// What it is.
+    pub role: RoleName,
+    /// The leader of its term, where known.
+    pub leader: Option<NodeId>,
+    /// Term and vote.
+    pub hard_state: HardState,
+    /// `commitIndex`.
+    pub commit_index: Index,
+    /// The first index of the log in memory.
+    pub first_index: Index,
+    /// The last entry of the log.
+    pub last_log: EntryId,
+    /// The log is durable here up to this index.
+    pub log_durable: Index,
+    /// The membership in force.
+    pub membership: &'a Membership,
+    /// Leadership is being handed over.
+    pub is_transferring: bool,
+    /// Whether this server leads and has committed an entry of its term: only then does it know the commit
+    /// index (Raft 8).
+    pub has_committed_in_term: bool,
+    /// On the leader: what it knows of the others.
+    pub followers: VecDeque<FollowerStatus>,
+}
+
+/// What a leader knows of one follower.
+#[derive(Clone, Copy, Debug)]
+pub struct FollowerStatus {
+    /// The follower.
+    pub id: NodeId,
+    /// `matchIndex`.
+    pub match_index: Index,
+    /// `nextIndex`.
+    pub next_index: Index,
+    /// AppendEntries under way.
+    pub inflight: usize,
+    /// For how long it has not answered, in milliseconds.
+    pub silent_ms: u64,
+}
+
+/// What a server is (Raft figure 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoleName {
+    /// Leads its term.
+    Leader,
+    /// Follows, or waits for a leader.
+    Follower,
+    /// Asks for pre-votes or votes.
+    Candidate,
+}
