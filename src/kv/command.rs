@@ -252,6 +252,27 @@ pub enum Code {
     NoProto,
 }
 
+impl Command {
+    /// The keys it names, in the order in which it names them.
+    pub fn keys(&self) -> impl Iterator<Item = &Bytes> {
+        let (one, many, pairs): (Option<&Bytes>, &[Bytes], &[(Bytes, Bytes)]) = match self {
+            Command::Set { key, .. }
+            | Command::DeleteIfEqual { key, .. }
+            | Command::GetDelete { key }
+            | Command::Increment { key, .. }
+            | Command::Append { key, .. }
+            | Command::Expire { key, .. }
+            | Command::Persist { key } => (Some(key), &[], &[]),
+            Command::Delete { keys } => (None, keys, &[]),
+            Command::MultiSet { pairs } => (None, &[], pairs),
+            Command::FlushAll | Command::ExpireDue { .. } | Command::Bootstrap { .. } => (None, &[], &[]),
+        };
+        one.into_iter()
+            .chain(many)
+            .chain(pairs.iter().map(|(key, _)| key))
+    }
+}
+
 impl Code {
     /// All codes, in the order of their numbers on the wire.
     pub const ALL: [Code; 15] = [

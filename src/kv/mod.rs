@@ -1,11 +1,316 @@
-//! The state machine: deterministic; time comes inside log entries.
+//! The state machine: what the committed log means.
+//!
+//! A [`Store`] is a value. Each log entry is applied to it in the order of the log, and the same entries give
+//! the same replies and the same state on every node: there is no clock here, no thread, socket, file or
+//! global randomness, and nothing that depends on where an object lies in memory. Whether that holds is
+//! checked all the time: [`Store::hash`] is a function of the state alone, kept up to date with each write,
+//! and nodes compare it at the same index.
+//!
+//! **Time** comes inside entries, stamped by the leader. The store's time is the largest seen so far: a new
+//! leader whose clock is behind does not turn it back. A key whose expiry is at or before the store's time is
+//! absent: for a write, which first removes such keys where it meets them, as for a read, which takes the
+//! store's time too and never a local clock, so that two nodes at one index answer alike. Keys that nobody
+//! meets go by [`Command::ExpireDue`], which the leader proposes; it names no keys but looks at the expiries
+//! as they are when it is applied, so a key that was given a longer life meanwhile stays.
+//!
+//! **Revisions** are indexes of the log. A write that writes gives the keys it touches the index of its entry
+//! as their revision, even if the value is the same as before; one that does not write (a failed condition, a
+//! DEL of an absent key, an error) leaves no trace.
+//!
+//! **Copies.** [`Store::view`] is O(1): the map is a tree whose nodes are shared between copies until one
+//! of them changes. Long reads and snapshots walk a [`View`] while writes go on.
+//!
+//! To be read in this order: `command` (what is asked and answered), this file, `keyspace` with `key` (the
+//! map), `strings` and `expiry` (the commands), `view` (long reads), `encoding` (the bytes in the log).
+//!
+//! Missing: snapshots (a stream of chunks out of a [`View`], and a `Store` out of that), leases, sessions and
+//! ONCE, MULTI, the change feed, which each add to the state and to its hash; a cluster-wide feature level, so
+//! that nodes of different versions interpret an entry alike (until then a change of what a command means
+//! needs a new command tag, see `encoding`).
+
+use std::fmt;
+
+use xxhash_rust::xxh3::xxh3_64;
 
 mod command;
+mod encoding;
+mod expiry;
+mod key;
+mod keyspace;
+#[cfg(test)]
+mod scripts;
+mod strings;
+#[cfg(test)]
+mod twin;
+mod view;
 
 pub use command::{
     Code, Command, Condition, Error, ExpireCondition, Moment, Query, Reply, Scan, SetAnswer, SetExpiry,
 };
+pub use encoding::{
+    Malformed, decode_command, decode_entry, decode_reply, encode_command, encode_entry, encode_reply, stamp,
+};
+pub use view::{View, prefix_end};
 
-/// An O(1) copy of all keys at one revision.
-#[derive(Clone, Debug)]
-pub struct View {}
+use keyspace::{Keyspace, Record};
+
+/// A key has 1 to this many bytes.
+pub const KEY_MAX_BYTES: usize = 4096;
+
+/// A value has at most this many bytes.
+pub const VALUE_MAX_BYTES: usize = 4 << 20;
+
+/// The replicated state.
+#[derive(Clone, Default)]
+pub struct Store {
+    keys: Keyspace,
+    /// Milliseconds since 1970-01-01 UTC, as stamped by leaders; never goes back; 0 before the first entry.
+    time_ms: u64,
+    /// `lastApplied` (Raft figure 2): 0 before the first entry.
+    applied: u64,
+    /// Named once, by the first [`Command::Bootstrap`].
+    cluster_id: Option<[u8; 16]>,
+    /// What a FLUSHALL left, until the next entry.
+    garbage: Option<Garbage>,
+}
+
+/// The keys that a FLUSHALL removed. Dropping a million of them takes a good part of a second.
+#[derive(Clone)]
+pub struct Garbage {
+    _keys: Keyspace,
+}
+
+impl Store {
+    /// The state before the first entry.
+    pub fn new() -> Store {
+        Store::default()
+    }
+
+    /// Applies the entry at `index`, which must be the one after [`Store::applied`]: an index left out or
+    /// applied twice is how replicas part (etcd's 3.5 incident), and ends the process here. `time_ms` is the
+    /// time stamped into the entry.
+    pub fn apply(&mut self, index: u64, time_ms: u64, command: &Command) -> Reply {
+        self.advance(index);
+        self.time_ms = self.time_ms.max(time_ms);
+        if let Some(refusal) = refusal(command) {
+            return refusal;
+        }
+        let mut write = Write {
+            keys: &mut self.keys,
+            index,
+            time_ms: self.time_ms,
+        };
+        match command {
+            Command::Set {
+                key,
+                value,
+                condition,
+                expiry,
+                answer,
+            } => write.set(key, value, condition, *expiry, *answer),
+            Command::Delete { keys } => write.delete(keys),
+            Command::DeleteIfEqual { key, old } => write.delete_if_equal(key, old),
+            Command::GetDelete { key } => write.get_delete(key),
+            Command::Increment { key, by } => write.increment(key, *by),
+            Command::Append { key, value } => write.append(key, value),
+            Command::MultiSet { pairs } => write.multi_set(pairs),
+            Command::Expire { key, at, condition } => write.expire(key, *at, *condition),
+            Command::Persist { key } => write.persist(key),
+            Command::ExpireDue { limit } => write.expire_due(*limit),
+            Command::FlushAll => {
+                let _keys = std::mem::take(&mut self.keys);
+                self.garbage = Some(Garbage { _keys });
+                Reply::Ok
+            }
+            Command::Bootstrap { cluster_id } => {
+                self.cluster_id.get_or_insert(*cluster_id);
+                Reply::Ok
+            }
+        }
+    }
+
+    /// Passes an entry that holds no command: a no-op, a membership. As strict about `index` as
+    /// [`Store::apply`].
+    pub fn advance(&mut self, index: u64) {
+        assert_eq!(
+            index,
+            self.applied + 1,
+            "entries are applied one by one, in the order of the log"
+        );
+        self.applied = index;
+        self.garbage = None;
+    }
+
+    /// Answers a read. `now_ms` is the asked node's clock; it serves only to say how long a key still has,
+    /// not whether it is there.
+    pub fn query(&self, query: &Query, now_ms: u64) -> Reply {
+        match query {
+            Query::Get(key) => self.value(key),
+            Query::MultiGet(keys) => Reply::List(keys.iter().map(|key| self.value(key)).collect()),
+            Query::Exists(keys) => integer(keys.iter().filter(|key| self.get(key).is_some()).count()),
+            Query::Length(key) => integer(self.get(key).map_or(0, |record| record.value.len())),
+            Query::Type(key) => Reply::Text(self.get(key).map_or("none", |_| "string").into()),
+            Query::TimeToLive { key, milliseconds } => {
+                // The clock may be behind the leader's; nobody was promised more than from the store's time on.
+                expiry::time_to_live(self.get(key), now_ms.max(self.time_ms), *milliseconds)
+            }
+            Query::Revision(key) => integer(self.get(key).map_or(0, |record| record.revision)),
+            Query::Size => integer(self.keys.len()),
+        }
+    }
+
+    /// A copy of all keys as they are now, in O(1).
+    pub fn view(&self) -> View {
+        View::new(self)
+    }
+
+    /// A hash of keys, values, revisions, expiries, time and cluster id. The applied index is no part of it:
+    /// nodes compare hashes at the same index.
+    pub fn hash(&self) -> u64 {
+        state_hash(self.keys.sum(), self.time_ms, self.cluster_id)
+    }
+
+    /// The store's time in milliseconds since 1970-01-01 UTC: the largest an entry has carried, 0 before the
+    /// first.
+    pub fn time_ms(&self) -> u64 {
+        self.time_ms
+    }
+
+    /// `lastApplied` (Raft figure 2): the index of the last entry, 0 before the first.
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+
+    /// The earliest expiry of all keys, in milliseconds since 1970-01-01 UTC; it may have passed.
+    pub fn next_expiry(&self) -> Option<u64> {
+        self.keys.next_expiry()
+    }
+
+    /// How many keys there are; expired ones count until they are removed, as in Redis.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes of all keys and values, without what the map takes around them (some 100 bytes a key).
+    pub fn bytes(&self) -> u64 {
+        self.keys.bytes()
+    }
+
+    /// How many keys have an expiry.
+    pub fn expiring_len(&self) -> usize {
+        self.keys.expiring_len()
+    }
+
+    /// The cluster's name, once it was bootstrapped.
+    pub fn cluster_id(&self) -> Option<[u8; 16]> {
+        self.cluster_id
+    }
+
+    /// By how much [`Store::bytes`] may grow with this command, at most: for the leader's check before it
+    /// proposes. It does not count on what the command may overwrite, which may be gone by then.
+    pub fn growth(&self, command: &Command) -> u64 {
+        let bytes = match command {
+            Command::Set { key, value, .. } | Command::Append { key, value } => key.len() + value.len(),
+            Command::MultiSet { pairs } => pairs.iter().map(|(key, value)| key.len() + value.len()).sum(),
+            // The longest number: -9223372036854775808.
+            Command::Increment { key, .. } => key.len() + 20,
+            _ => 0,
+        };
+        bytes as u64
+    }
+
+    /// What the last entry left to be dropped. Taken right after [`Store::apply`] it can be dropped where
+    /// nobody waits; if nobody takes it, the next entry drops it.
+    pub fn take_garbage(&mut self) -> Option<Garbage> {
+        self.garbage.take()
+    }
+
+    fn get(&self, key: &[u8]) -> Option<&Record> {
+        self.keys
+            .get(key)
+            .filter(|record| !record.is_expired(self.time_ms))
+    }
+
+    fn value(&self, key: &[u8]) -> Reply {
+        value_or_nil(self.get(key))
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("applied", &self.applied)
+            .field("time_ms", &self.time_ms)
+            .field("len", &self.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Garbage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Garbage").finish_non_exhaustive()
+    }
+}
+
+/// One entry being applied.
+struct Write<'a> {
+    keys: &'a mut Keyspace,
+    /// The entry's index: the revision of what it writes.
+    index: u64,
+    /// The store's time, the entry's taken in.
+    time_ms: u64,
+}
+
+impl Write<'_> {
+    /// The key's record, after removing the key if it has expired.
+    fn get(&mut self, key: &[u8]) -> Option<&Record> {
+        let expired = self.keys.get(key)?.is_expired(self.time_ms);
+        if expired {
+            self.keys.remove(key);
+        }
+        self.keys.get(key)
+    }
+}
+
+/// The reply to a command that no state would accept.
+fn refusal(command: &Command) -> Option<Reply> {
+    if command
+        .keys()
+        .any(|key| key.is_empty() || key.len() > KEY_MAX_BYTES)
+    {
+        let text = format!("a key is 1 to {KEY_MAX_BYTES} bytes long");
+        return Some(Reply::error(Code::Err, text));
+    }
+    let too_long = match command {
+        Command::Set { value, .. } => value.len() > VALUE_MAX_BYTES,
+        Command::MultiSet { pairs } => pairs.iter().any(|(_, value)| value.len() > VALUE_MAX_BYTES),
+        _ => false,
+    };
+    too_long.then(value_too_long)
+}
+
+fn value_too_long() -> Reply {
+    let text = format!("string exceeds maximum allowed size ({VALUE_MAX_BYTES} bytes)");
+    Reply::error(Code::Err, text)
+}
+
+fn value_or_nil(record: Option<&Record>) -> Reply {
+    record.map_or(Reply::Nil, |record| Reply::Value(record.value.clone()))
+}
+
+/// Counts, lengths and indexes are far below 2^63.
+fn integer(number: impl TryInto<i64>) -> Reply {
+    Reply::Integer(number.try_into().unwrap_or(i64::MAX))
+}
+
+/// The hash of a state whose keys weigh `sum`.
+fn state_hash(sum: u64, time_ms: u64, cluster_id: Option<[u8; 16]>) -> u64 {
+    let mut rest = time_ms.to_le_bytes().to_vec();
+    rest.extend(cluster_id.iter().flatten());
+    sum.wrapping_add(xxh3_64(&rest))
+}

@@ -1,0 +1,177 @@
+//! Writes of values: SET and its kin, DEL and its kin, INCR, APPEND, MSET.
+
+use bytes::Bytes;
+
+use super::keyspace::Record;
+use super::{
+    Code, Condition, Reply, SetAnswer, SetExpiry, VALUE_MAX_BYTES, Write, integer, value_or_nil,
+    value_too_long,
+};
+
+impl Write<'_> {
+    pub(super) fn set(
+        &mut self,
+        key: &[u8],
+        value: &Bytes,
+        condition: &Condition,
+        expiry: SetExpiry,
+        answer: SetAnswer,
+    ) -> Reply {
+        let at_ms = match expiry {
+            SetExpiry::At(moment) => match self.resolve(moment) {
+                Some(at_ms) => Some(at_ms),
+                None => return Reply::error(Code::Err, "invalid expire time in 'set' command"),
+            },
+            SetExpiry::Clear | SetExpiry::Keep => None,
+        };
+        // A plain SET, which most are, need not look before it writes.
+        let plain =
+            *condition == Condition::Always && expiry != SetExpiry::Keep && answer != SetAnswer::OldValue;
+        let old = if plain { None } else { self.get(key) };
+        let holds = condition.holds(old);
+        let kept = old.and_then(|record| record.expiry);
+        let reply = match (answer, holds) {
+            (SetAnswer::OldValue, _) => value_or_nil(old),
+            (SetAnswer::Status, true) => Reply::Ok,
+            (SetAnswer::Status, false) => Reply::Nil,
+            (SetAnswer::Count, _) => Reply::Integer(holds.into()),
+        };
+        if holds {
+            match at_ms {
+                None if expiry == SetExpiry::Keep => self.keys.put(key, value, self.index, kept),
+                None => self.keys.put(key, value, self.index, None),
+                Some(at_ms) => match self.to_come(at_ms) {
+                    Some(at) => self.keys.put(key, value, self.index, Some(at)),
+                    None => drop(self.keys.remove(key)),
+                },
+            }
+        }
+        reply
+    }
+
+    pub(super) fn delete(&mut self, keys: &[Bytes]) -> Reply {
+        let mut count = 0usize;
+        for key in keys {
+            if self.get(key).is_some() {
+                self.keys.remove(key);
+                count += 1;
+            }
+        }
+        integer(count)
+    }
+
+    pub(super) fn delete_if_equal(&mut self, key: &[u8], old: &[u8]) -> Reply {
+        let equal = self.get(key).is_some_and(|record| record.value == old);
+        if equal {
+            self.keys.remove(key);
+        }
+        Reply::Integer(equal.into())
+    }
+
+    pub(super) fn get_delete(&mut self, key: &[u8]) -> Reply {
+        // First, so that an expired key is removed but not answered.
+        if self.get(key).is_none() {
+            return Reply::Nil;
+        }
+        self.keys.remove(key).map_or(Reply::Nil, Reply::Value)
+    }
+
+    pub(super) fn increment(&mut self, key: &[u8], by: i64) -> Reply {
+        let old = self.get(key);
+        let kept = old.and_then(|record| record.expiry);
+        let Some(number) = old.map_or(Some(0), |record| parse_integer(&record.value)) else {
+            return Reply::error(Code::Err, "value is not an integer or out of range");
+        };
+        let Some(sum) = number.checked_add(by) else {
+            return Reply::error(Code::Err, "increment or decrement would overflow");
+        };
+        self.keys
+            .put(key, &Bytes::from(sum.to_string()), self.index, kept);
+        Reply::Integer(sum)
+    }
+
+    pub(super) fn append(&mut self, key: &[u8], value: &Bytes) -> Reply {
+        let old = self.get(key);
+        let kept = old.and_then(|record| record.expiry);
+        let old = old.map_or(&[][..], |record| &record.value);
+        let length = old.len() + value.len();
+        if length > VALUE_MAX_BYTES {
+            return value_too_long();
+        }
+        let whole = Bytes::from([old, value].concat());
+        self.keys.put(key, &whole, self.index, kept);
+        integer(length)
+    }
+
+    pub(super) fn multi_set(&mut self, pairs: &[(Bytes, Bytes)]) -> Reply {
+        for (key, value) in pairs {
+            self.keys.put(key, value, self.index, None);
+        }
+        Reply::Ok
+    }
+}
+
+impl Condition {
+    /// Whether a SET writes over this record.
+    fn holds(&self, old: Option<&Record>) -> bool {
+        match self {
+            Condition::Always => true,
+            Condition::IfAbsent => old.is_none(),
+            Condition::IfPresent => old.is_some(),
+            Condition::IfEqual(value) => old.is_some_and(|record| record.value == value),
+            Condition::IfRevision(revision) => old.map_or(0, |record| record.revision) == *revision,
+        }
+    }
+}
+
+/// Redis's string2ll: the one way to write a number. No sign but a minus, no blank, no zero in front.
+fn parse_integer(text: &[u8]) -> Option<i64> {
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    match digits {
+        [b'0'] if digits.len() == text.len() => Some(0),
+        [b'1'..=b'9', rest @ ..] if rest.iter().all(u8::is_ascii_digit) => {
+            std::str::from_utf8(text).ok()?.parse().ok()
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_are_as_strict_as_redis() {
+        let good = [
+            ("0", 0),
+            ("7", 7),
+            ("-1", -1),
+            ("100", 100),
+            ("9223372036854775807", i64::MAX),
+            ("-9223372036854775808", i64::MIN),
+        ];
+        for (text, number) in good {
+            assert_eq!(parse_integer(text.as_bytes()), Some(number), "{text}");
+        }
+        for text in [
+            "",
+            "-",
+            "-0",
+            "+1",
+            "01",
+            "00",
+            "-01",
+            " 1",
+            "1 ",
+            "1.0",
+            "1e3",
+            "0x1",
+            "--1",
+            "9223372036854775808",
+            "-9223372036854775809",
+            "99999999999999999999999999",
+        ] {
+            assert_eq!(parse_integer(text.as_bytes()), None, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,448 @@
+//! A naive twin of the store: the plainest code that should mean the same, and random commands for both.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::base::rng::Rng;
+
+#[derive(Clone, Debug, PartialEq)]
+struct Row {
+    value: Vec<u8>,
+    revision: u64,
+    expiry: Option<i64>,
+}
+
+#[derive(Clone, Default)]
+struct Twin {
+    rows: BTreeMap<Vec<u8>, Row>,
+    time: i64,
+    index: u64,
+}
+
+impl Twin {
+    fn apply(&mut self, index: u64, time_ms: u64, command: &Command) -> Reply {
+        self.index = index;
+        self.time = self.time.max(time_ms as i64);
+        if command.keys().any(|key| key.is_empty() || key.len() > 4096) {
+            return Reply::error(Code::Err, "a key is 1 to 4096 bytes long");
+        }
+        match command {
+            Command::Set { .. } => self.set(command),
+            Command::Delete { keys } => {
+                Reply::Integer(keys.iter().filter_map(|key| self.take(key)).count() as i64)
+            }
+            Command::DeleteIfEqual { key, old } => match self.row(key) {
+                Some(row) if row.value == *old => {
+                    self.rows.remove(&key[..]);
+                    Reply::Integer(1)
+                }
+                _ => Reply::Integer(0),
+            },
+            Command::GetDelete { key } => value(self.take(key)),
+            Command::Increment { key, by } => {
+                let row = self.row(key);
+                let text = row.as_ref().map_or(b"0".to_vec(), |row| row.value.clone());
+                let text = String::from_utf8_lossy(&text).into_owned();
+                match text.parse::<i64>() {
+                    Ok(number) if number.to_string() == text => match number.checked_add(*by) {
+                        Some(sum) => {
+                            self.write(key, sum.to_string().as_bytes(), row.and_then(|row| row.expiry));
+                            Reply::Integer(sum)
+                        }
+                        None => Reply::error(Code::Err, "increment or decrement would overflow"),
+                    },
+                    _ => Reply::error(Code::Err, "value is not an integer or out of range"),
+                }
+            }
+            Command::Append { key, value } => {
+                let row = self.row(key);
+                let mut whole = row.as_ref().map_or(Vec::new(), |row| row.value.clone());
+                whole.extend_from_slice(value);
+                self.write(key, &whole, row.and_then(|row| row.expiry));
+                Reply::Integer(whole.len() as i64)
+            }
+            Command::MultiSet { pairs } => {
+                for (key, value) in pairs {
+                    self.write(key, value, None);
+                }
+                Reply::Ok
+            }
+            Command::Expire { key, at, condition } => self.expire(key, *at, *condition),
+            Command::Persist { key } => match self.row(key) {
+                Some(row) if row.expiry.is_some() => {
+                    self.write(key, &row.value, None);
+                    Reply::Integer(1)
+                }
+                _ => Reply::Integer(0),
+            },
+            Command::FlushAll => {
+                self.rows.clear();
+                Reply::Ok
+            }
+            Command::ExpireDue { limit } => {
+                let mut due: Vec<(i64, Vec<u8>)> = Vec::new();
+                for (key, row) in &self.rows {
+                    if let Some(at) = row.expiry.filter(|at| *at <= self.time) {
+                        due.push((at, key.clone()));
+                    }
+                }
+                due.sort();
+                due.truncate(*limit as usize);
+                due.iter().for_each(|(_, key)| drop(self.rows.remove(key)));
+                Reply::Integer(due.len() as i64)
+            }
+            Command::Bootstrap { .. } => Reply::Ok,
+        }
+    }
+
+    fn set(&mut self, command: &Command) -> Reply {
+        let Command::Set {
+            key,
+            value: new,
+            condition,
+            expiry,
+            answer,
+        } = command
+        else {
+            unreachable!("called for SET");
+        };
+        let at = match expiry {
+            SetExpiry::At(Moment::At(at)) => Some(*at),
+            SetExpiry::At(Moment::In(ms)) => match self.time.checked_add(*ms) {
+                Some(at) => Some(at),
+                None => return Reply::error(Code::Err, "invalid expire time in 'set' command"),
+            },
+            _ => None,
+        };
+        let old = self.row(key);
+        let holds = match condition {
+            Condition::Always => true,
+            Condition::IfAbsent => old.is_none(),
+            Condition::IfPresent => old.is_some(),
+            Condition::IfEqual(value) => old.as_ref().map(|row| &row.value[..]) == Some(value),
+            Condition::IfRevision(n) => old.as_ref().map_or(0, |row| row.revision) == *n,
+        };
+        if holds {
+            let kept = old.as_ref().and_then(|row| row.expiry);
+            let at = if *expiry == SetExpiry::Keep { kept } else { at };
+            self.write(key, new, at);
+        }
+        match answer {
+            SetAnswer::Status if holds => Reply::Ok,
+            SetAnswer::Status => Reply::Nil,
+            SetAnswer::OldValue => value(old),
+            SetAnswer::Count => Reply::Integer(holds as i64),
+        }
+    }
+
+    fn expire(&mut self, key: &[u8], at: Moment, condition: ExpireCondition) -> Reply {
+        let at = match at {
+            Moment::At(at) => at,
+            Moment::In(ms) => match self.time.checked_add(ms) {
+                Some(at) => at,
+                None => return Reply::error(Code::Err, "invalid expire time in 'expire' command"),
+            },
+        };
+        let Some(row) = self.row(key) else {
+            return Reply::Integer(0);
+        };
+        let current = row.expiry.unwrap_or(i64::MAX);
+        let holds = match condition {
+            ExpireCondition::Always => true,
+            ExpireCondition::IfNone => row.expiry.is_none(),
+            ExpireCondition::IfSome => row.expiry.is_some(),
+            ExpireCondition::IfLater => row.expiry.is_some() && at > current,
+            ExpireCondition::IfEarlier => row.expiry.is_none() || at < current,
+        };
+        if holds {
+            self.write(key, &row.value, Some(at));
+        }
+        Reply::Integer(holds as i64)
+    }
+
+    /// The row, unless it has expired; then it goes.
+    fn row(&mut self, key: &[u8]) -> Option<Row> {
+        let row = self.rows.get(key).cloned()?;
+        if row.expiry.is_some_and(|at| at <= self.time) {
+            self.rows.remove(key);
+            return None;
+        }
+        Some(row)
+    }
+
+    fn take(&mut self, key: &[u8]) -> Option<Row> {
+        let row = self.row(key);
+        self.rows.remove(key);
+        row
+    }
+
+    fn write(&mut self, key: &[u8], value: &[u8], expiry: Option<i64>) {
+        let (value, revision) = (value.to_vec(), self.index);
+        if expiry.is_some_and(|at| at <= self.time) {
+            self.rows.remove(key);
+        } else {
+            let row = Row {
+                value,
+                revision,
+                expiry,
+            };
+            self.rows.insert(key.to_vec(), row);
+        }
+    }
+
+    fn live(&self) -> impl Iterator<Item = (&Vec<u8>, &Row)> {
+        let live = |row: &Row| row.expiry.is_none_or(|at| at > self.time);
+        self.rows.iter().filter(move |(_, row)| live(row))
+    }
+
+    fn query(&self, query: &Query, now_ms: u64) -> Reply {
+        let rows: BTreeMap<&[u8], &Row> = self.live().map(|(key, row)| (&key[..], row)).collect();
+        let get = |key: &Bytes| rows.get(&key[..]).copied();
+        match query {
+            Query::Get(key) => value(get(key).cloned()),
+            Query::MultiGet(keys) => Reply::List(keys.iter().map(|key| value(get(key).cloned())).collect()),
+            Query::Exists(keys) => Reply::Integer(keys.iter().filter_map(get).count() as i64),
+            Query::Length(key) => Reply::Integer(get(key).map_or(0, |row| row.value.len() as i64)),
+            Query::Type(key) => Reply::Text(if get(key).is_some() { "string" } else { "none" }.into()),
+            Query::TimeToLive { key, milliseconds } => Reply::Integer(match get(key).map(|row| row.expiry) {
+                None => -2,
+                Some(None) => -1,
+                Some(Some(at)) => {
+                    let left = (at - self.time.max(now_ms as i64)).max(1);
+                    if *milliseconds {
+                        left
+                    } else {
+                        (left as i128 + 500).div_euclid(1000) as i64
+                    }
+                }
+            }),
+            Query::Revision(key) => Reply::Integer(get(key).map_or(0, |row| row.revision as i64)),
+            Query::Size => Reply::Integer(self.rows.len() as i64),
+        }
+    }
+}
+
+fn value(row: Option<Row>) -> Reply {
+    row.map_or(Reply::Nil, |row| Reply::Value(row.value.into()))
+}
+
+fn any_key(rng: &mut Rng) -> Bytes {
+    match rng.below(100) {
+        0 => Bytes::new(),
+        1 => Bytes::from(vec![b'k'; 4097]),
+        2 => Bytes::from(vec![b'k'; 4096]),
+        n => Bytes::from(format!(
+            "{}{}",
+            "long".repeat((n % 3) as usize * 4),
+            rng.below(12)
+        )),
+    }
+}
+
+fn any_value(rng: &mut Rng) -> Bytes {
+    match rng.below(8) {
+        0 => Bytes::new(),
+        1 => Bytes::from(vec![b'v'; rng.below(1000) as usize]),
+        2 => Bytes::from((i64::MAX - rng.below(3) as i64).to_string()),
+        3 => Bytes::from((i64::MIN + rng.below(3) as i64).to_string()),
+        4 => Bytes::from_static(&[b" 1", b"-0", b"01", b"+1"][rng.below(4) as usize][..]),
+        _ => Bytes::from(rng.below(5).to_string()),
+    }
+}
+
+fn any_moment(rng: &mut Rng, now_ms: u64) -> Moment {
+    let near = rng.below(200) as i64 - 40;
+    match rng.below(12) {
+        0 => Moment::In(i64::MAX - rng.below(2000) as i64),
+        1 => Moment::At(i64::MAX),
+        2 => Moment::At(i64::MIN),
+        3 => Moment::In(i64::MIN / 2),
+        4..8 => Moment::At((now_ms as i64).saturating_add(near)),
+        _ => Moment::In(near),
+    }
+}
+
+/// Some command, about a dozen keys and at some time around `now_ms`.
+pub(super) fn any_command(rng: &mut Rng, now_ms: u64) -> Command {
+    let key = any_key(rng);
+    match rng.below(40) {
+        0..12 => Command::Set {
+            key,
+            value: any_value(rng),
+            condition: match rng.below(8) {
+                0 => Condition::IfAbsent,
+                1 => Condition::IfPresent,
+                2 => Condition::IfEqual(any_value(rng)),
+                3 => Condition::IfRevision(rng.below(4) * rng.below(100)),
+                _ => Condition::Always,
+            },
+            expiry: match rng.below(4) {
+                0 => SetExpiry::Keep,
+                1 => SetExpiry::Clear,
+                _ => SetExpiry::At(any_moment(rng, now_ms)),
+            },
+            answer: [SetAnswer::Status, SetAnswer::OldValue, SetAnswer::Count][rng.below(3) as usize],
+        },
+        12..15 => Command::Delete {
+            keys: (0..rng.below(4)).map(|_| any_key(rng)).collect(),
+        },
+        15 => Command::DeleteIfEqual {
+            key,
+            old: any_value(rng),
+        },
+        16 => Command::GetDelete { key },
+        17..21 => Command::Increment {
+            key,
+            by: [1, -1, 7, i64::MAX, i64::MIN][rng.below(5) as usize],
+        },
+        21..24 => Command::Append {
+            key,
+            value: any_value(rng),
+        },
+        24..26 => Command::MultiSet {
+            pairs: (0..rng.below(4))
+                .map(|_| (any_key(rng), any_value(rng)))
+                .collect(),
+        },
+        26..34 => Command::Expire {
+            key,
+            at: any_moment(rng, now_ms),
+            condition: [
+                ExpireCondition::Always,
+                ExpireCondition::IfNone,
+                ExpireCondition::IfSome,
+                ExpireCondition::IfLater,
+                ExpireCondition::IfEarlier,
+            ][rng.below(5) as usize],
+        },
+        34..36 => Command::Persist { key },
+        36..39 => Command::ExpireDue {
+            limit: rng.below(4) as u32,
+        },
+        _ if rng.one_in(8) => Command::FlushAll,
+        _ => Command::Bootstrap {
+            cluster_id: [rng.below(256) as u8; 16],
+        },
+    }
+}
+
+fn any_query(rng: &mut Rng) -> Query {
+    let key = any_key(rng);
+    let keys = vec![key.clone(), any_key(rng), key.clone()];
+    match rng.below(9) {
+        0 => Query::Get(key),
+        1 => Query::MultiGet(keys),
+        2 => Query::Exists(keys),
+        3 => Query::Length(key),
+        4 => Query::Type(key),
+        5 => Query::Revision(key),
+        6 => Query::Size,
+        n => Query::TimeToLive {
+            key,
+            milliseconds: n == 7,
+        },
+    }
+}
+
+fn rows(view: &View) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let all = Scan {
+        from: Bytes::new(),
+        to: None,
+        limit: None,
+    };
+    view.scan(&all)
+        .map(|(key, value)| (key.to_vec(), value.to_vec()))
+        .collect()
+}
+
+fn live_rows(twin: &Twin) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    twin.live()
+        .map(|(key, row)| (key.clone(), row.value.clone()))
+        .collect()
+}
+
+/// Two stores, one through the bytes of the log and with copies held all the time, and the twin.
+fn run(seed: u64, steps: u64) {
+    let mut rng = Rng::new(seed);
+    let (mut store, mut other, mut twin) = (Store::new(), Store::new(), Twin::default());
+    let (mut view, mut then) = (other.view(), live_rows(&twin));
+    let mut time_ms = rng.below(1 << 41);
+    for index in 1..=steps {
+        // Mostly forward, sometimes a leader whose clock is behind.
+        time_ms = (time_ms + rng.below(30)).saturating_sub(rng.below(10));
+        let command = any_command(&mut rng, time_ms);
+        let (bytes, expiring) = (store.bytes(), store.expiring_len());
+        let growth = store.growth(&command);
+        let sum = store.keys.sum();
+        let reply = store.apply(index, time_ms, &command);
+        let expected = twin.apply(index, time_ms, &command);
+        assert_eq!(reply, expected, "seed {seed}, index {index}, {command:?}");
+        assert!(store.bytes() <= bytes + growth);
+        // Unless it met an expired key, which it took away.
+        if matches!(reply, Reply::Error(_)) && store.expiring_len() == expiring {
+            assert_eq!(store.keys.sum(), sum, "an error changes nothing: {command:?}");
+        }
+
+        let (time_again, again) = decode_entry(encode_entry(time_ms, &command)).unwrap();
+        assert_eq!(other.apply(index, time_again, &again), reply);
+        assert_eq!(other.hash(), store.hash());
+
+        let (query, now_ms) = (any_query(&mut rng), time_ms + rng.below(100));
+        assert_eq!(
+            store.query(&query, now_ms),
+            twin.query(&query, now_ms),
+            "seed {seed}, index {index}, {query:?}"
+        );
+        if index % 32 == 0 {
+            store.keys.check();
+            assert_eq!(store.hash(), store.view().recompute_hash());
+            let (mut bytes, mut expiries) = (0, Vec::new());
+            for (key, row) in &twin.rows {
+                bytes += key.len() + row.value.len();
+                expiries.extend(row.expiry);
+            }
+            assert_eq!(store.bytes(), bytes as u64);
+            assert_eq!(store.next_expiry(), expiries.iter().min().map(|at| *at as u64));
+            assert_eq!(rows(&view), then, "a copy changed");
+            assert_eq!(view.hash(), view.recompute_hash());
+            (view, then) = (other.view(), live_rows(&twin));
+        }
+    }
+    assert_eq!(rows(&store.view()), live_rows(&twin));
+}
+
+#[test]
+fn agrees_with_the_twin() {
+    for seed in 0..60 {
+        run(seed, 1000);
+    }
+}
+
+/// Enough keys for a tree of several levels.
+#[test]
+fn agrees_with_a_map_of_many_keys() {
+    let mut rng = Rng::new(5);
+    let (mut store, mut twin) = (Store::new(), Twin::default());
+    let mut views = Vec::new();
+    for index in 1..=30_000 {
+        let key = Bytes::from(format!("key{}", rng.below(8000)));
+        let command = if rng.one_in(3) {
+            Command::Delete { keys: vec![key] }
+        } else {
+            Command::MultiSet {
+                pairs: vec![(key, any_value(&mut rng))],
+            }
+        };
+        assert_eq!(store.apply(index, 0, &command), twin.apply(index, 0, &command));
+        if index % 5000 == 0 {
+            views.push((store.view(), live_rows(&twin)));
+        }
+    }
+    store.keys.check();
+    for (view, then) in views {
+        assert_eq!(rows(&view), then);
+        assert_eq!(view.hash(), view.recompute_hash());
+    }
+}
