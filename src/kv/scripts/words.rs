@@ -1,0 +1,116 @@
+//! The words of a script line as a command or query.
+
+use bytes::Bytes;
+
+use crate::kv::*;
+
+pub(super) fn word(text: &str) -> Bytes {
+    match text.strip_prefix('[').and_then(|t| t.split_once(']')) {
+        Some((n, unit)) => Bytes::from(unit.repeat(n.parse().unwrap())),
+        None => Bytes::from(text.trim_matches('"').to_owned()),
+    }
+}
+
+pub(super) fn number(text: &str) -> i64 {
+    text.parse()
+        .unwrap_or_else(|_| panic!("{text} should be a number"))
+}
+
+pub(super) fn query(words: &[Bytes], texts: &[&str]) -> Option<Query> {
+    let (keys, key) = (words[1..].to_vec(), words.get(1).cloned().unwrap_or_default());
+    Some(match texts[0] {
+        "get" => Query::Get(key),
+        "mget" => Query::MultiGet(keys),
+        "exists" => Query::Exists(keys),
+        "strlen" => Query::Length(key),
+        "type" => Query::Type(key),
+        "ttl" | "pttl" => Query::TimeToLive {
+            key,
+            milliseconds: texts[0] == "pttl",
+        },
+        "rev" => Query::Revision(key),
+        "dbsize" => Query::Size,
+        _ => return None,
+    })
+}
+
+pub(super) fn command(words: &[Bytes], texts: &[&str]) -> Command {
+    let at = |n: usize| words.get(n).cloned().unwrap_or_default();
+    let (key, value) = (at(1), at(2));
+    match texts[0] {
+        "set" => set(words, texts),
+        "del" => Command::Delete {
+            keys: words[1..].to_vec(),
+        },
+        "delifeq" => Command::DeleteIfEqual { key, old: value },
+        "getdel" => Command::GetDelete { key },
+        "incrby" => Command::Increment {
+            key,
+            by: number(texts[2]),
+        },
+        "append" => Command::Append { key, value },
+        "mset" => {
+            let pairs = words[1..]
+                .chunks(2)
+                .map(|pair| (pair[0].clone(), pair[1].clone()));
+            Command::MultiSet {
+                pairs: pairs.collect(),
+            }
+        }
+        "pexpire" | "pexpireat" => Command::Expire {
+            key,
+            at: moment(&texts[0][1..], texts[2]),
+            condition: match texts.get(3) {
+                None => ExpireCondition::Always,
+                Some(&"nx") => ExpireCondition::IfNone,
+                Some(&"xx") => ExpireCondition::IfSome,
+                Some(&"gt") => ExpireCondition::IfLater,
+                Some(&"lt") => ExpireCondition::IfEarlier,
+                Some(other) => panic!("{other}"),
+            },
+        },
+        "persist" => Command::Persist { key },
+        "flushall" => Command::FlushAll,
+        "expiredue" => Command::ExpireDue {
+            limit: number(texts[1]) as u32,
+        },
+        "bootstrap" => Command::Bootstrap {
+            cluster_id: key[..].try_into().unwrap(),
+        },
+        other => panic!("no command {other}"),
+    }
+}
+
+fn moment(kind: &str, ms: &str) -> Moment {
+    let ms = number(ms);
+    if kind.ends_with("at") {
+        Moment::At(ms)
+    } else {
+        Moment::In(ms)
+    }
+}
+
+fn set(words: &[Bytes], texts: &[&str]) -> Command {
+    let (mut condition, mut expiry, mut answer) = Default::default();
+    for (n, option) in texts.iter().enumerate().skip(3) {
+        match *option {
+            "nx" => condition = Condition::IfAbsent,
+            "xx" => condition = Condition::IfPresent,
+            "ifeq" => condition = Condition::IfEqual(words[n + 1].clone()),
+            "ifrev" => condition = Condition::IfRevision(number(texts[n + 1]) as u64),
+            "px" | "pxat" => expiry = SetExpiry::At(moment(option, texts[n + 1])),
+            "keepttl" => expiry = SetExpiry::Keep,
+            "get" => answer = SetAnswer::OldValue,
+            "count" => answer = SetAnswer::Count,
+            _ => {}
+        }
+    }
+    let (key, value) = (words[1].clone(), words[2].clone());
+    Command::Set {
+        key,
+        value,
+        condition,
+        expiry,
+        answer,
+    }
+}
