@@ -1,10 +1,30 @@
 //! A node: the one place that sees Raft, the state machine, the disk and the peers together.
+//!
+//! The layers above hold a [`Node`] and submit requests; everything else is behind it. [`run`] is the node
+//! itself: `driver` waits and wakes, `machine` decides, `persist` owns the disk. The machine is free of sockets,
+//! files and clocks, so that the simulation can run it as it is. To read in this order: `request`, `machine`,
+//! `writes`, `waiters`, `reads`, `driver`, `persist`.
+//!
+//! Not here yet: snapshots, changes of the membership, stepping down when the disk stalls.
 
+mod driver;
+mod forward;
+mod hashes;
+mod host;
+mod machine;
+mod persist;
+mod picture;
+mod reads;
 mod request;
 mod status;
+mod waiters;
+mod writes;
 
 use tokio::sync::mpsc;
 
+pub use driver::{NodeError, Options, Pulse, run};
+pub use host::{Host, Now};
+pub use machine::{Machine, Options as MachineOptions, UnreadableEntry};
 pub use request::{Answer, Answers, Operation, Outcome, ReadMode, Request, Submission};
 pub use status::{Member, MemberProgress, Role, Status};
 

@@ -329,7 +329,7 @@ impl Raft {
     }
 
     /// Whether this server leads and knows what is committed (Raft 8).
-    pub(super) fn has_committed_in_term(&self) -> bool {
+    pub fn has_committed_in_term(&self) -> bool {
         matches!(&self.role, Role::Leader(leader) if self.commit_index >= leader.term_start)
     }
 

@@ -25,6 +25,11 @@ impl Memberships {
         self.history.last().map_or(&NONE, |(_, membership)| membership)
     }
 
+    /// Whether the log or the snapshot names the membership in force; `false` for that of the bootstrap.
+    pub fn is_recorded(&self) -> bool {
+        self.history.last().is_some_and(|(index, _)| *index > Index(0))
+    }
+
     /// An entry with a membership was appended.
     pub fn append(&mut self, index: Index, membership: Membership) {
         self.truncate(index);

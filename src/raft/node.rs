@@ -254,6 +254,22 @@ impl Raft {
         self.lead_append(Payload::Command(command))
     }
 
+    /// Appends the membership in force, unless the log or the snapshot names one already. So the membership of
+    /// the bootstrap becomes part of the log, and what the configuration says later no longer matters.
+    ///
+    /// # Errors
+    /// See [`ProposeError`]; nothing was appended. Before an entry of this term is committed, this server does
+    /// not count as leading (trap 3.1).
+    pub fn record_membership(&mut self) -> Result<(), ProposeError> {
+        if self.memberships.is_recorded() {
+            return Ok(());
+        }
+        if !self.has_committed_in_term() {
+            return Err(ProposeError::NotLeader);
+        }
+        self.lead_append(Payload::Membership(self.memberships.latest().clone())).map(|_| ())
+    }
+
     /// The batch that [`ready`](Raft::ready) gave out is durable.
     pub fn persisted(&mut self) {
         self.durability.persisted();
@@ -338,7 +354,6 @@ impl Raft {
             last_log: self.log.last(),
             log_durable: self.durability.log_durable(),
             membership: self.memberships.latest(),
-            is_transferring: matches!(&self.role, Role::Leader(leader) if leader.transfer.is_some()),
             has_committed_in_term: self.has_committed_in_term(),
             followers: self.followers(),
         }
@@ -382,6 +397,11 @@ impl Raft {
         matches!(self.role, Role::Leader(_))
     }
 
+    /// Whether this server leads and is handing over.
+    pub fn is_transferring(&self) -> bool {
+        matches!(&self.role, Role::Leader(leader) if leader.transfer.is_some())
+    }
+
     /// The log.
     pub fn log(&self) -> &Log {
         &self.log
@@ -407,8 +427,6 @@ pub struct Status<'a> {
     pub log_durable: Index,
     /// The membership in force.
     pub membership: &'a Membership,
-    /// Leadership is being handed over.
-    pub is_transferring: bool,
     /// Whether this server leads and has committed an entry of its term: only then does it know the commit
     /// index (Raft 8).
     pub has_committed_in_term: bool,

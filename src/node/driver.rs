@@ -1,0 +1,360 @@
+//! The one task that owns Raft and the state machine. It waits for anything to happen, takes all that has
+//! happened, lets the [`Machine`] work, and waits again.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::host::{Host, Now};
+use super::machine::{self, Machine, UnreadableEntry};
+use super::persist::{Disk, Done};
+use super::request::{Answer, Outcome, Submission};
+use crate::kv::{Code, Garbage, Reply, Store};
+use crate::raft::{self, Batch, Envelope, Index, Membership, NodeId, Raft, Ticks};
+use crate::storage::{self, Storage, fs::RealFs};
+use crate::transport::{self, CallId, Event, EventReceiver, Transport};
+
+/// Everything a node is made of.
+#[derive(Debug)]
+pub struct Options {
+    /// The requests' part.
+    pub machine: machine::Options,
+    /// The core's part; its seed is replaced by a random one.
+    pub raft: raft::Options,
+    /// The disk's part.
+    pub storage: storage::Options,
+    /// The peers' part; identity is filled in from the data folder.
+    pub transport: transport::Options,
+    /// The first membership; what the log says later wins.
+    pub membership: Membership,
+    /// Called at least this often while the driver is well.
+    pub pulse: Option<Pulse>,
+}
+
+/// A sign of life of the driver, for a watchdog.
+pub struct Pulse {
+    /// How often it is called at least.
+    pub interval: Duration,
+    /// What is called; must not wait.
+    pub beat: Box<dyn FnMut() + Send>,
+}
+
+impl fmt::Debug for Pulse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pulse").field("interval", &self.interval).finish_non_exhaustive()
+    }
+}
+
+/// Why a node ended.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The data folder can't be used.
+    #[error(transparent)]
+    Open(#[from] storage::OpenError),
+    /// A write to the disk failed.
+    #[error("{0}; the node stops, because it no longer knows what its disk holds")]
+    Disk(String),
+    /// The log holds what this version can't read.
+    #[error(transparent)]
+    Unreadable(#[from] UnreadableEntry),
+    /// The operating system refused something.
+    #[error("{what}: {error}")]
+    System {
+        /// What was asked for.
+        what: &'static str,
+        /// What it said.
+        error: std::io::Error,
+    },
+}
+
+/// Runs a node until `stop`, or until it can't go on. Requests that come while the data folder is read are
+/// answered LOADING.
+///
+/// # Errors
+/// Why it can't go on.
+pub async fn run(
+    mut options: Options,
+    listener: TcpListener,
+    mut queue: mpsc::Receiver<Submission>,
+    stop: CancellationToken,
+    counters: impl FnOnce(Arc<Transport>),
+) -> Result<(), NodeError> {
+    let (storage, recovered) = load(options.storage.clone(), &mut queue).await?;
+    if let Some(torn) = &recovered.torn {
+        tracing::warn!(%torn, "a crash interrupted the last write to the log; it was never acknowledged and is dropped");
+    }
+    let identity = &recovered.identity;
+    options.machine.incarnation = identity.incarnation;
+    options.raft.seed = random_u64()?;
+    options.transport.cluster_id = identity.cluster_id;
+    options.transport.incarnation = identity.incarnation;
+    let clock = Clock { origin: Instant::now() };
+    let recovered = raft::Recovered {
+        hard_state: recovered.hard_state,
+        membership: options.membership,
+        entries: recovered.entries,
+        ..raft::Recovered::default()
+    };
+    let raft = Raft::new(options.raft, recovered, clock.now().ticks);
+    let peers = peer_addresses(raft.status().membership);
+    let (transport, events) = Transport::start(options.transport, listener, peers.clone(), random_u64()?);
+    let transport = Arc::new(transport);
+    counters(Arc::clone(&transport));
+    let (disk, done) = Disk::start(storage).map_err(|error| NodeError::System { what: "start a thread", error })?;
+    let machine = Machine::new(options.machine, raft, Store::new(), clock.now());
+    let links = Links { clock, transport, disk, peers };
+    let mut driver = Driver { machine, links, events, queue, done, pulse: options.pulse, next_pulse: Instant::now() };
+    let result = driver.run(stop).await;
+    driver.machine.stop(&mut driver.links);
+    driver.links.transport.shutdown().await;
+    driver.links.disk.stop();
+    result
+}
+
+/// Opens the data folder on a thread of its own, for a long log takes a while to read.
+async fn load(
+    options: storage::Options,
+    queue: &mut mpsc::Receiver<Submission>,
+) -> Result<(Storage<RealFs>, storage::Recovered), NodeError> {
+    let incarnation = random_u64()?;
+    let open = move || Storage::open(RealFs, &options, incarnation);
+    let mut opening = tokio::task::spawn_blocking(open);
+    loop {
+        tokio::select! {
+            opened = &mut opening => {
+                let opened = opened.map_err(|error| NodeError::System {
+                    what: "read the data folder",
+                    error: std::io::Error::other(error),
+                })?;
+                return Ok(opened?);
+            }
+            Some(submission) = queue.recv() => answer_loading(submission),
+        }
+    }
+}
+
+fn answer_loading(submission: Submission) {
+    for request in submission.requests {
+        let text = "the node is reading its data folder; nothing was done, try again soon";
+        let outcome = Outcome::Reply(Reply::error(Code::Loading, text));
+        let _ = submission.answers.send(Answer { ticket: request.ticket, outcome });
+    }
+}
+
+fn random_u64() -> Result<u64, NodeError> {
+    let mut bytes = [0; 8];
+    random_bytes(&mut bytes).map_err(|error| NodeError::System { what: "get random bytes", error })?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+fn random_bytes(bytes: &mut [u8]) -> std::io::Result<()> {
+    use std::io::Read;
+    std::fs::File::open("/dev/urandom")?.read_exact(bytes)
+}
+
+fn peer_addresses(membership: &Membership) -> BTreeMap<NodeId, String> {
+    membership.addresses.iter().map(|(id, addresses)| (*id, addresses.peer.clone())).collect()
+}
+
+/// The driver's time.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    origin: Instant,
+}
+
+impl Clock {
+    fn now(&self) -> Now {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now { ticks: Ticks(self.origin.elapsed().as_millis() as u64), wall_ms: wall.as_millis() as u64 }
+    }
+
+    fn instant(&self, ticks: Ticks) -> Instant {
+        self.origin + Duration::from_millis(ticks.0)
+    }
+}
+
+/// What the machine has done for it.
+struct Links {
+    clock: Clock,
+    transport: Arc<Transport>,
+    disk: Disk,
+    peers: BTreeMap<NodeId, String>,
+}
+
+impl Host for Links {
+    type CallId = CallId;
+
+    fn send(&mut self, envelope: Envelope) {
+        // Dropped where there is no room or no connection: Raft sends again.
+        self.transport.send(envelope);
+    }
+
+    fn persist(&mut self, batch: Batch) {
+        self.disk.persist(batch);
+    }
+
+    fn measure_free_space(&mut self) {
+        self.disk.measure_free_space();
+    }
+
+    fn discard(&mut self, garbage: Garbage) {
+        // Where there is no thread to be had, it is dropped here.
+        let _ = std::thread::Builder::new().name("discard".into()).spawn(move || drop(garbage));
+    }
+
+    fn call(&mut self, to: NodeId, sequence: u64, order: Bytes, deadline: Ticks) {
+        self.transport.call(to, sequence, order, self.clock.instant(deadline));
+    }
+
+    fn cancel(&mut self, sequence: u64) {
+        self.transport.cancel(sequence);
+    }
+
+    fn answer(&mut self, call: CallId, reply: Bytes) {
+        self.transport.answer(call, reply);
+    }
+
+    fn tell_state_hash(&mut self, index: Index, hash: u64) {
+        for peer in self.peers.keys() {
+            self.transport.tell_state_hash(*peer, index, hash);
+        }
+    }
+
+    fn adopt_membership(&mut self, membership: &Membership) {
+        self.peers = peer_addresses(membership);
+        self.transport.set_peers(self.peers.clone());
+    }
+
+    fn adopt_cluster_id(&mut self, cluster_id: [u8; 16]) {
+        self.transport.set_cluster_id(cluster_id);
+        self.disk.set_cluster_id(cluster_id);
+    }
+
+    fn mint_cluster_id(&mut self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        if let Err(error) = random_bytes(&mut bytes) {
+            // The clock and the address space are not random, but no two clusters start alike.
+            tracing::warn!(%error, "no random bytes; the cluster id is made from the clock");
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            bytes = now.as_nanos().to_be_bytes();
+        }
+        bytes
+    }
+}
+
+/// At most so many inputs of a kind in one turn, so that none keeps the others waiting.
+const TURN_MAX: usize = 1024;
+
+struct Driver {
+    machine: Machine<CallId>,
+    links: Links,
+    events: EventReceiver,
+    queue: mpsc::Receiver<Submission>,
+    done: mpsc::UnboundedReceiver<Done>,
+    pulse: Option<Pulse>,
+    next_pulse: Instant,
+}
+
+impl Driver {
+    async fn run(&mut self, stop: CancellationToken) -> Result<(), NodeError> {
+        let mut inputs = Inputs::default();
+        let mut more = false;
+        while !stop.is_cancelled() {
+            if more {
+                tokio::task::yield_now().await;
+            } else {
+                self.wait(&mut inputs, &stop).await;
+            }
+            self.drain(&mut inputs);
+            more = self.turn(&mut inputs)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until something has happened or is due.
+    async fn wait(&mut self, inputs: &mut Inputs, stop: &CancellationToken) {
+        let mut due = self.links.clock.instant(self.machine.deadline());
+        if self.pulse.is_some() {
+            due = due.min(self.next_pulse);
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            Some(done) = self.done.recv() => inputs.done.push(done),
+            _ = self.events.recv_many(&mut inputs.events, TURN_MAX) => {}
+            _ = self.queue.recv_many(&mut inputs.submissions, TURN_MAX) => {}
+            () = tokio::time::sleep_until(due.into()) => {}
+        }
+    }
+
+    /// Takes what has happened beside what ended the wait.
+    fn drain(&mut self, inputs: &mut Inputs) {
+        while let Ok(done) = self.done.try_recv() {
+            inputs.done.push(done);
+        }
+        while inputs.events.len() < TURN_MAX
+            && let Some(event) = self.events.try_recv()
+        {
+            inputs.events.push(event);
+        }
+        while inputs.submissions.len() < TURN_MAX
+            && let Ok(submission) = self.queue.try_recv()
+        {
+            inputs.submissions.push(submission);
+        }
+    }
+
+    fn turn(&mut self, inputs: &mut Inputs) -> Result<bool, NodeError> {
+        self.machine.tick(self.links.clock.now());
+        for done in inputs.done.drain(..) {
+            match done {
+                Done::Persisted => self.machine.on_persisted(),
+                Done::FreeSpace(bytes) => self.machine.on_free_space(bytes),
+                Done::Failed(reason) => return Err(NodeError::Disk(reason)),
+            }
+        }
+        for event in inputs.events.drain(..) {
+            self.on_event(event);
+        }
+        for submission in inputs.submissions.drain(..) {
+            self.machine.submit(submission, &mut self.links);
+        }
+        let more = self.machine.work(&mut self.links)?;
+        self.beat();
+        Ok(more)
+    }
+
+    fn on_event(&mut self, event: Event) {
+        let machine = &mut self.machine;
+        match event {
+            Event::Connected { peer } => machine.on_connected(peer),
+            Event::Disconnected { peer, by_peer } => machine.on_disconnected(peer, by_peer),
+            Event::Raft(envelope) => machine.on_message(envelope),
+            Event::Call { id, command, .. } => machine.on_call(id, &command, &mut self.links),
+            Event::Answer { token, result } => machine.on_answer(token, result),
+            Event::StateHash { from, index, hash } => machine.on_state_hash(from, index, hash),
+        }
+    }
+
+    fn beat(&mut self) {
+        if let Some(pulse) = &mut self.pulse
+            && self.next_pulse <= Instant::now()
+        {
+            (pulse.beat)();
+            self.next_pulse = Instant::now() + pulse.interval;
+        }
+    }
+}
+
+/// What has happened since the last turn.
+#[derive(Debug, Default)]
+struct Inputs {
+    done: Vec<Done>,
+    events: Vec<Event>,
+    submissions: Vec<Submission>,
+}

@@ -1,0 +1,55 @@
+//! What the machine has done for it: the disk, the peers, the identity. In the simulation these are simulated.
+
+use bytes::Bytes;
+
+use crate::kv::Garbage;
+use crate::raft::{Batch, Envelope, Index, Membership, NodeId, Ticks};
+
+/// The effects of a [`Machine`](super::machine::Machine), none of which waits.
+pub trait Host {
+    /// Names a call of another node, to answer it by.
+    type CallId;
+
+    /// Sends a message of the core; it may be lost.
+    fn send(&mut self, envelope: Envelope);
+
+    /// Makes a batch durable; the machine is told when it is. One at a time.
+    fn persist(&mut self, batch: Batch);
+
+    /// Looks how much is free on the disk; the machine is told.
+    fn measure_free_space(&mut self);
+
+    /// Drops what a FLUSHALL has left, where it keeps nobody waiting.
+    fn discard(&mut self, garbage: Garbage);
+
+    /// Asks a node to carry out an order. Exactly one answer comes back under `sequence`, unless the machine
+    /// stops waiting for it with `cancel`.
+    fn call(&mut self, to: NodeId, sequence: u64, order: Bytes, deadline: Ticks);
+
+    /// The answer to a call is no longer wanted.
+    fn cancel(&mut self, sequence: u64);
+
+    /// Answers another node's call.
+    fn answer(&mut self, call: Self::CallId, reply: Bytes);
+
+    /// Tells every other node the state's hash at an index.
+    fn tell_state_hash(&mut self, index: Index, hash: u64);
+
+    /// The cluster has these members.
+    fn adopt_membership(&mut self, membership: &Membership);
+
+    /// The cluster has this identity.
+    fn adopt_cluster_id(&mut self, cluster_id: [u8; 16]);
+
+    /// 128 random bits for the identity of a new cluster.
+    fn mint_cluster_id(&mut self) -> [u8; 16];
+}
+
+/// What the driver knows of time when it calls the machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Now {
+    /// For timeouts: monotonic.
+    pub ticks: Ticks,
+    /// For entries: milliseconds since 1970-01-01 UTC, and may jump.
+    pub wall_ms: u64,
+}

@@ -1,0 +1,459 @@
+//! What a node does, without waiting for anything: Raft and the state machine, and between them the requests.
+//!
+//! The driver tells the machine what happened and then calls [`Machine::work`] until nothing is left to do.
+//! Everything that needs a socket, the disk or a clock is asked of the [`Host`]. The same inputs give the same
+//! effects, so the simulation runs this code as it is.
+
+use super::forward::Order;
+use super::hashes::Hashes;
+use super::host::{Host, Now};
+use super::reads::{Read, ReadQueue};
+use super::request::{Operation, Outcome, ReadMode, Request, Submission};
+use super::waiters::{Local, Origin, Overdue, Waiters};
+use crate::kv::{self, Code, Command, Reply, Store};
+use crate::raft::{Entry, Envelope, Index, NodeId, Payload, Raft, Ready, Term, Ticks};
+
+/// How a node treats its requests.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `cluster.name` of the configuration.
+    pub cluster_name: String,
+    /// This data folder's random number.
+    pub incarnation: u64,
+    /// How long a request may take before it gets an error.
+    pub request_timeout_ms: u64,
+    /// How many requests may wait for their outcome.
+    pub max_pending: usize,
+    /// Bytes of keys and values beyond which writes that grow are refused; 0 is no bound.
+    pub max_memory_bytes: u64,
+    /// Free bytes on the disk below which writes are refused.
+    pub min_free_space_bytes: u64,
+}
+
+/// A committed entry that this version can't read: it must not be skipped, or the states would differ.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the committed log entry {index} can't be read ({reason}); it was probably written by a newer version: \
+     start this node with the version that the other nodes run"
+)]
+pub struct UnreadableEntry {
+    /// Its index.
+    pub index: Index,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// A node.
+#[derive(Debug)]
+pub struct Machine<C> {
+    pub(super) options: Options,
+    pub(super) now: Now,
+    pub(super) raft: Raft,
+    pub(super) store: Store,
+    pub(super) waiters: Waiters<C>,
+    pub(super) reads: ReadQueue,
+    pub(super) transfers: Vec<PendingTransfer<C>>,
+    hashes: Hashes,
+    /// Since when the state here is known to differ from the leader's.
+    pub(super) diverged_at: Option<Index>,
+    /// What the host last said is free on the disk, and when it was last asked.
+    pub(super) free_space_bytes: u64,
+    pub(super) free_space_asked: Ticks,
+    pub(super) sequence: u64,
+    /// When parked writes are tried again, and the leader they were last tried with.
+    pub(super) retry_parked_at: Ticks,
+    pub(super) tried_leader: Option<(Term, NodeId)>,
+    chores: Chores,
+    /// When this node last knew a leader.
+    pub(super) leader_seen: Ticks,
+}
+
+/// What a leader does unasked.
+#[derive(Debug, Default)]
+struct Chores {
+    /// The removal of expired keys is proposed and not applied yet.
+    expiring: Option<(Term, Index)>,
+    /// After a removal could not be proposed: when to try again.
+    expire_not_before: Ticks,
+    /// The term in which it was seen to that the log names cluster and members.
+    founded_in: Option<Term>,
+    next_hash_at: Ticks,
+    last_hash: Option<Index>,
+}
+
+/// A hand-over of leadership that somebody waits for.
+#[derive(Debug)]
+pub(super) struct PendingTransfer<C> {
+    pub target: Option<NodeId>,
+    pub deadline: Ticks,
+    pub origin: Origin<C>,
+}
+
+/// Keys removed by one entry at most, so that expiry of many at once stalls nobody.
+const EXPIRE_LIMIT: u32 = 1000;
+const EXPIRE_RETRY_MS: u64 = 20;
+const HASH_INTERVAL_MS: u64 = 1000;
+
+impl<C> Machine<C> {
+    /// A node with what was recovered.
+    pub fn new(options: Options, raft: Raft, store: Store, now: Now) -> Machine<C> {
+        Machine {
+            options,
+            now,
+            raft,
+            store,
+            waiters: Waiters::default(),
+            reads: ReadQueue::default(),
+            transfers: Vec::new(),
+            hashes: Hashes::default(),
+            diverged_at: None,
+            free_space_bytes: u64::MAX,
+            free_space_asked: now.ticks,
+            sequence: 0,
+            retry_parked_at: Ticks(0),
+            tried_leader: None,
+            chores: Chores::default(),
+            leader_seen: now.ticks,
+        }
+    }
+
+    /// Time has passed. To be called before anything else in each turn of the driver.
+    pub fn tick(&mut self, now: Now) {
+        self.now = now;
+        self.raft.tick(now.ticks);
+        if self.raft.leader().is_some() {
+            self.leader_seen = now.ticks;
+        }
+    }
+
+    /// When `tick` and `work` are needed next, if nothing else happens.
+    pub fn deadline(&self) -> Ticks {
+        let expiry = self.next_expiry_at();
+        let parked = self.waiters.has_parked().then_some(self.retry_parked_at);
+        let others = [self.waiters.deadline(), self.reads.deadline(), expiry, parked];
+        others.into_iter().flatten().fold(self.raft.deadline(), Ord::min)
+    }
+
+    fn next_expiry_at(&self) -> Option<Ticks> {
+        if !self.raft.has_committed_in_term() || self.chores.expiring.is_some() {
+            return None;
+        }
+        let expiry = self.store.next_expiry()?;
+        let at = self.now.ticks.after(expiry.saturating_sub(self.now.wall_ms));
+        Some(at.max(self.chores.expire_not_before))
+    }
+
+    /// Requests of one connection.
+    pub fn submit(&mut self, submission: Submission, host: &mut impl Host<CallId = C>) {
+        for Request { ticket, operation } in submission.requests {
+            let local = Local { answers: submission.answers.clone(), ticket };
+            if let Some(refusal) = self.refusal(&operation) {
+                local.answer(refusal);
+                continue;
+            }
+            match operation {
+                Operation::Write(command) => self.write(command, Origin::Local(local), host),
+                Operation::Query(query, mode) => self.query(Some(query), mode, local),
+                Operation::View(mode) => self.query(None, mode, local),
+                Operation::Transfer(target) => self.order(&Order::Transfer(target), local, host),
+                Operation::Status => local.answer_with(Outcome::Status(Box::new(self.status()))),
+            }
+        }
+    }
+
+    /// Why this node can't take the request at all.
+    fn refusal(&self, operation: &Operation) -> Option<Reply> {
+        if matches!(operation, Operation::Status) {
+            return None;
+        }
+        if self.diverged_at.is_some() {
+            let text = "the state of this node differs from the leader's, so it serves nothing; ask another \
+                        node; nothing was done";
+            return Some(Reply::error(Code::ClusterDown, text));
+        }
+        if self.pending() >= self.options.max_pending {
+            let text = format!(
+                "{} requests wait on this node, its limits.max_pending; nothing was done, try again later",
+                self.pending()
+            );
+            return Some(Reply::error(Code::Busy, text));
+        }
+        None
+    }
+
+    pub(super) fn pending(&self) -> usize {
+        self.waiters.len() + self.reads.len() + self.transfers.len()
+    }
+
+    fn query(&mut self, query: Option<kv::Query>, mode: ReadMode, local: Local) {
+        let read = Read { query, local };
+        match mode {
+            ReadMode::Stale => self.answer_read(read),
+            // Without a lease a quorum confirms the read, which is always right (Diss. 6.4).
+            ReadMode::Quorum | ReadMode::Lease => self.reads.push(read),
+        }
+    }
+
+    fn answer_read(&self, read: Read) {
+        match read.query {
+            Some(query) => read.local.answer(self.store.query(&query, self.now.wall_ms)),
+            None => read.local.answer_with(Outcome::View(self.store.view())),
+        }
+    }
+
+    /// A message of another node's core.
+    pub fn on_message(&mut self, envelope: Envelope) {
+        self.raft.step(envelope);
+    }
+
+    /// A new connection to this peer is open.
+    pub fn on_connected(&mut self, peer: NodeId) {
+        self.raft.peer_connected(peer);
+        self.retry_parked_at = self.now.ticks;
+    }
+
+    /// A connection with this peer has ended; `by_peer` if the peer's own kernel ended it.
+    pub fn on_disconnected(&mut self, peer: NodeId, by_peer: bool) {
+        if by_peer {
+            self.raft.peer_closed(peer);
+        }
+    }
+
+    /// The leader says what its state's hash is at an index.
+    pub fn on_state_hash(&mut self, from: NodeId, index: Index, hash: u64) {
+        if self.raft.leader() == Some(from) && !self.raft.is_leader() && !self.hashes.claimed(index, hash) {
+            self.diverge(index);
+        }
+    }
+
+    fn diverge(&mut self, index: Index) {
+        if self.diverged_at.is_none() {
+            tracing::error!(
+                %index,
+                "the state here differs from the leader's at this index: this node stops serving; keep its data \
+                 folder and its log for analysis, and replace the node",
+            );
+            self.diverged_at = Some(index);
+        }
+    }
+
+    /// The batch that the host was given is durable.
+    pub fn on_persisted(&mut self) {
+        self.raft.persisted();
+    }
+
+    /// So much is free on the disk.
+    pub fn on_free_space(&mut self, bytes: u64) {
+        self.free_space_bytes = bytes;
+    }
+
+    /// Does what there is to do. `true` if there is more: call again, after looking at new inputs.
+    ///
+    /// # Errors
+    /// If a committed entry can't be read. The node must stop.
+    pub fn work(&mut self, host: &mut impl Host<CallId = C>) -> Result<bool, UnreadableEntry> {
+        self.give_up_overdue(host);
+        self.do_chores(host);
+        self.retry_parked(host);
+        if let Some(ticket) = self.reads.start_batch(self.request_deadline()) {
+            self.raft.read(ticket);
+        }
+        let Ready { messages, batch, committed, reads } = self.raft.ready();
+        let more = !committed.is_empty();
+        for envelope in messages {
+            host.send(envelope);
+        }
+        if let Some(batch) = batch {
+            host.persist(batch);
+        }
+        for entry in committed {
+            self.apply(entry, host)?;
+        }
+        for ready in reads {
+            self.reads.confirmed(ready);
+        }
+        for read in self.reads.take_ready(Index(self.store.applied())) {
+            self.answer_read(read);
+        }
+        self.settle_transfers(host);
+        Ok(more)
+    }
+
+    pub(super) fn request_deadline(&self) -> Ticks {
+        self.now.ticks.after(self.options.request_timeout_ms)
+    }
+
+    fn apply(&mut self, entry: Entry, host: &mut impl Host<CallId = C>) -> Result<(), UnreadableEntry> {
+        let index = entry.id.index;
+        let reply = match entry.payload {
+            Payload::Command(bytes) => {
+                let (time_ms, command) = kv::decode_entry(bytes)
+                    .map_err(|error| UnreadableEntry { index, reason: error.to_string() })?;
+                let reply = self.store.apply(index.0, time_ms, &command);
+                self.applied_own(&command, entry.id.term, index, host);
+                if let Some(garbage) = self.store.take_garbage() {
+                    host.discard(garbage);
+                }
+                Some(reply)
+            }
+            Payload::Noop => {
+                self.store.advance(index.0);
+                None
+            }
+            Payload::Membership(membership) => {
+                self.store.advance(index.0);
+                host.adopt_membership(&membership);
+                None
+            }
+        };
+        if !self.hashes.applied(index, self.store.hash()) {
+            self.diverge(index);
+        }
+        let (own, replaced) = self.waiters.applied(entry.id);
+        for origin in replaced {
+            let text = "another leader's entry took the place of this write; nothing was written";
+            self.finish(origin, Reply::error(Code::TryAgain, text), host);
+        }
+        if let (Some(origin), Some(reply)) = (own, reply) {
+            self.finish(origin, reply, host);
+        }
+        Ok(())
+    }
+
+    /// What follows from the commands that nodes give themselves.
+    fn applied_own(&mut self, command: &Command, term: Term, index: Index, host: &mut impl Host<CallId = C>) {
+        match command {
+            Command::Bootstrap { .. } => {
+                if let Some(cluster_id) = self.store.cluster_id() {
+                    host.adopt_cluster_id(cluster_id);
+                }
+            }
+            Command::ExpireDue { .. } => {
+                self.chores.expiring.take_if(|expiring| *expiring == (term, index));
+            }
+            _ => {}
+        }
+    }
+
+    /// What a leader does unasked, once it knows what is committed.
+    fn do_chores(&mut self, host: &mut impl Host<CallId = C>) {
+        if !self.raft.has_committed_in_term() {
+            self.chores.expiring = None;
+            return;
+        }
+        self.found_cluster(host);
+        self.expire_keys();
+        self.tell_hash(host);
+    }
+
+    /// A new cluster gets its identity and its membership as entries of the log.
+    fn found_cluster(&mut self, host: &mut impl Host<CallId = C>) {
+        let term = self.raft.term();
+        if self.chores.founded_in == Some(term) {
+            return;
+        }
+        let named = self.store.cluster_id().is_some() || {
+            let cluster_id = host.mint_cluster_id();
+            self.propose(&Command::Bootstrap { cluster_id }).is_ok()
+        };
+        if named && self.raft.record_membership().is_ok() {
+            self.chores.founded_in = Some(term);
+        }
+    }
+
+    /// Removes what has expired: expiry is an entry of the log (trap 3.48).
+    fn expire_keys(&mut self) {
+        if self.next_expiry_at().is_none_or(|at| at > self.now.ticks) {
+            return;
+        }
+        match self.propose(&Command::ExpireDue { limit: EXPIRE_LIMIT }) {
+            Ok(id) => self.chores.expiring = Some((id.term, id.index)),
+            Err(_) => self.chores.expire_not_before = self.now.ticks.after(EXPIRE_RETRY_MS),
+        }
+    }
+
+    /// Tells the others what the state here hashes to, for them to compare.
+    fn tell_hash(&mut self, host: &mut impl Host<CallId = C>) {
+        let applied = Index(self.store.applied());
+        if self.chores.next_hash_at <= self.now.ticks && self.chores.last_hash != Some(applied) {
+            self.chores.next_hash_at = self.now.ticks.after(HASH_INTERVAL_MS);
+            self.chores.last_hash = Some(applied);
+            host.tell_state_hash(applied, self.store.hash());
+        }
+    }
+
+    /// Requests whose time is up get the error that is true of them.
+    fn give_up_overdue(&mut self, host: &mut impl Host<CallId = C>) {
+        let now = self.now.ticks;
+        while let Some(overdue) = self.waiters.take_overdue(now) {
+            self.give_up(overdue, host);
+        }
+        if self.reads.deadline().is_some_and(|deadline| deadline <= now) {
+            let (overdue, wanted) = self.reads.take_overdue(now);
+            self.raft.forget_reads_below(wanted);
+            let text = if self.raft.leader().is_some() {
+                "no quorum confirmed the leader in time; nothing was read"
+            } else {
+                "no leader is known; nothing was read"
+            };
+            for read in overdue {
+                read.local.answer(Reply::error(Code::ClusterDown, text));
+            }
+        }
+    }
+
+    fn give_up(&mut self, overdue: Overdue<C>, host: &mut impl Host<CallId = C>) {
+        match overdue {
+            Overdue::Proposed(origin) => self.finish(origin, unknown(), host),
+            Overdue::Forwarded(sequence, forwarded) => {
+                host.cancel(sequence);
+                forwarded.local.answer(unknown());
+            }
+            Overdue::Parked(parked) => {
+                let text = if self.raft.leader().is_some() {
+                    "the leader could not be reached in time; nothing was written"
+                } else {
+                    "no leader is known; nothing was written"
+                };
+                self.finish(parked.origin, Reply::error(Code::ClusterDown, text), host);
+            }
+        }
+    }
+
+    /// Hands leadership over, if this node leads and another voter is there to take it. Whether it has worked
+    /// shows in `is_leader`.
+    pub fn hand_over(&mut self) -> bool {
+        self.raft.is_leader() && self.raft.transfer(None).is_ok()
+    }
+
+    /// Whether this node leads.
+    pub fn is_leader(&self) -> bool {
+        self.raft.is_leader()
+    }
+
+    /// Whether no request waits for its outcome.
+    pub fn is_idle(&self) -> bool {
+        self.pending() == 0
+    }
+
+    /// The node stops: everything that still waits gets its answer.
+    pub fn stop(&mut self, host: &mut impl Host<CallId = C>) {
+        for waiting in self.waiters.take_all() {
+            self.give_up(waiting, host);
+        }
+        for read in self.reads.take_all() {
+            let text = "the node is shutting down; nothing was read";
+            read.local.answer(Reply::error(Code::ReadOnly, text));
+        }
+        for transfer in std::mem::take(&mut self.transfers) {
+            let text = "the node is shutting down before leadership was handed over";
+            self.finish(transfer.origin, Reply::error(Code::TryAgain, text), host);
+        }
+    }
+}
+
+fn unknown() -> Reply {
+    let text = "the write was proposed, but its outcome did not arrive in time; read to see, or repeat it if \
+                doing it twice is harmless";
+    Reply::error(Code::UnknownResult, text)
+}

@@ -1,0 +1,95 @@
+//! How a node sees itself and its cluster: fills in a [`Status`], and says what is wrong and what to do.
+
+use super::machine::Machine;
+use super::status::{Member, MemberProgress, Role, Status};
+use crate::raft::{FollowerStatus, RoleName};
+
+/// A follower that has not answered for so long is reported.
+const SILENT_MS: u64 = 2000;
+/// Without a leader for so long is reported.
+const LEADERLESS_MS: u64 = 2000;
+
+impl<C> Machine<C> {
+    /// This node's picture at the moment.
+    pub fn status(&self) -> Status {
+        let raft = self.raft.status();
+        let is_voter = raft.membership.is_voter(self.raft.id());
+        let progress = |id| {
+            if Some(id) == raft.leader && self.raft.is_leader() {
+                let match_index = raft.log_durable;
+                return Some(MemberProgress { match_index, next_index: raft.last_log.index.next(), inflight: 0 });
+            }
+            raft.followers.iter().find(|follower| follower.id == id).map(|follower| MemberProgress {
+                match_index: follower.match_index,
+                next_index: follower.next_index,
+                inflight: follower.inflight,
+            })
+        };
+        let member = |(id, addresses): (&crate::raft::NodeId, &crate::raft::Addresses)| Member {
+            id: *id,
+            voter: raft.membership.is_voter(*id),
+            peer: addresses.peer.clone(),
+            client: addresses.client.clone(),
+            progress: progress(*id),
+        };
+        Status {
+            cluster: self.options.cluster_name.clone(),
+            cluster_id: self.store.cluster_id(),
+            node: self.raft.id(),
+            incarnation: self.options.incarnation,
+            role: match raft.role {
+                RoleName::Leader => Role::Leader,
+                RoleName::Candidate => Role::Candidate,
+                RoleName::Follower if is_voter => Role::Follower,
+                RoleName::Follower => Role::Learner,
+            },
+            term: raft.hard_state.term,
+            leader: raft.leader,
+            commit: raft.commit_index,
+            applied: crate::raft::Index(self.store.applied()),
+            first_index: raft.first_index,
+            last_index: raft.last_log.index,
+            snapshot_index: raft.first_index.prev(),
+            keys: self.store.len() as u64,
+            bytes: self.store.bytes(),
+            expiring_keys: self.store.expiring_len() as u64,
+            state_hash: self.store.hash(),
+            members: raft.membership.addresses.iter().map(member).collect(),
+            pending: self.pending() as u64,
+            problems: self.problems(raft.followers.iter()),
+        }
+    }
+
+    fn problems<'a>(&self, followers: impl Iterator<Item = &'a FollowerStatus>) -> Vec<String> {
+        let mut problems = Vec::new();
+        if let Some(index) = self.diverged_at {
+            problems.push(format!(
+                "the state of this node differs from the leader's at index {index}; it serves nothing: keep its data \
+                 folder and log for analysis, and replace the node"
+            ));
+        }
+        let leaderless_ms = self.now.ticks.since(self.leader_seen);
+        if leaderless_ms >= LEADERLESS_MS {
+            problems.push(format!(
+                "no leader for {} s: see that a majority of the members runs and that their peer addresses can be \
+                 reached from here",
+                leaderless_ms / 1000
+            ));
+        }
+        if self.free_space_bytes < self.options.min_free_space_bytes {
+            problems.push(format!(
+                "{} bytes are free on the disk, less than storage.min_free_space ({}): writes are refused; make room",
+                self.free_space_bytes, self.options.min_free_space_bytes
+            ));
+        }
+        for follower in followers.filter(|follower| follower.silent_ms >= SILENT_MS) {
+            problems.push(format!(
+                "node {} has not answered for {} s: see that it runs and that its peer address can be reached from \
+                 here",
+                follower.id,
+                follower.silent_ms / 1000
+            ));
+        }
+        problems
+    }
+}

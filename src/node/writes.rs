@@ -1,0 +1,254 @@
+//! The way of a write through a node: proposed here if this node leads, passed to the leader if another does,
+//! parked while nobody does. And the way of a hand-over, which is the same but for its end.
+//!
+//! A write is tried again only while it is certain that nothing came of it (trap 3.50).
+
+use bytes::Bytes;
+
+use super::forward::Order;
+use super::host::Host;
+use super::machine::{Machine, PendingTransfer};
+use super::waiters::{Forwarded, Local, Origin, Parked};
+use crate::kv::{self, Code, Command, Reply};
+use crate::raft::{EntryId, NodeId, ProposeError, TransferError};
+use crate::transport::CallError;
+
+/// How long a parked write waits before it is tried again with the same leader.
+const RETRY_MS: u64 = 20;
+/// How often a disk that is too full is looked at again.
+const MEASURE_INTERVAL_MS: u64 = 1000;
+
+impl<C> Machine<C> {
+    /// A client's write.
+    pub(super) fn write(&mut self, command: Command, origin: Origin<C>, host: &mut impl Host<CallId = C>) {
+        if let Some(refusal) = self.no_room_on_disk(host) {
+            return self.finish(origin, refusal, host);
+        }
+        // What is parked goes first, so that one connection's writes keep their order.
+        if self.raft.is_leader() && !self.waiters.has_parked() {
+            self.lead(Order::Write(command), origin, host);
+        } else {
+            self.pass_on(Order::Write(command).encode(), origin, host);
+        }
+    }
+
+    fn no_room_on_disk(&mut self, host: &mut impl Host<CallId = C>) -> Option<Reply> {
+        let (free, least) = (self.free_space_bytes, self.options.min_free_space_bytes);
+        if free >= least {
+            return None;
+        }
+        if self.now.ticks.since(self.free_space_asked) >= MEASURE_INTERVAL_MS {
+            self.free_space_asked = self.now.ticks;
+            host.measure_free_space();
+        }
+        let text = format!(
+            "{free} bytes are free on the disk of node {}, less than storage.min_free_space ({least}); nothing was \
+             written",
+            self.raft.id()
+        );
+        Some(Reply::error(Code::ReadOnly, text))
+    }
+
+    /// A client's order to hand over leadership.
+    pub(super) fn order(&mut self, order: &Order, local: Local, host: &mut impl Host<CallId = C>) {
+        self.pass_on(order.encode(), Origin::Local(local), host);
+    }
+
+    /// To the leader, or into the queue until there is one.
+    fn pass_on(&mut self, order: Bytes, origin: Origin<C>, host: &mut impl Host<CallId = C>) {
+        self.sequence += 1;
+        let parked = Parked { sequence: self.sequence, deadline: self.request_deadline(), order, origin };
+        if self.waiters.has_parked() {
+            self.waiters.park(parked);
+        } else {
+            self.try_parked(parked, host);
+        }
+    }
+
+    /// Tries what is parked, when the leader has changed or enough time has passed.
+    pub(super) fn retry_parked(&mut self, host: &mut impl Host<CallId = C>) {
+        if !self.waiters.has_parked() {
+            return;
+        }
+        let leader = self.raft.leader().map(|leader| (self.raft.term(), leader));
+        if leader == self.tried_leader && self.now.ticks < self.retry_parked_at {
+            return;
+        }
+        self.tried_leader = leader;
+        self.retry_parked_at = self.now.ticks.after(RETRY_MS);
+        for parked in self.waiters.take_parked() {
+            self.try_parked(parked, host);
+        }
+    }
+
+    fn try_parked(&mut self, parked: Parked<C>, host: &mut impl Host<CallId = C>) {
+        let transferring = self.raft.is_transferring();
+        match (self.raft.leader(), parked) {
+            (Some(leader), parked) if leader == self.raft.id() && !transferring => {
+                self.lead_order(&parked.order, parked.origin, host);
+            }
+            (Some(leader), Parked { sequence, deadline, order, origin: Origin::Local(local) })
+                if leader != self.raft.id() =>
+            {
+                host.call(leader, sequence, order.clone(), deadline);
+                self.waiters.forwarded(sequence, Forwarded { deadline, order, local });
+            }
+            // Another node passed this on, and this node does not lead (any more): that node tries again.
+            (Some(leader), Parked { origin, .. }) if leader != self.raft.id() => {
+                self.finish(origin, not_leader(), host);
+            }
+            (_, parked) => self.park(parked),
+        }
+    }
+
+    fn park(&mut self, parked: Parked<C>) {
+        if !self.waiters.has_parked() {
+            self.tried_leader = self.raft.leader().map(|leader| (self.raft.term(), leader));
+            self.retry_parked_at = self.now.ticks.after(RETRY_MS);
+        }
+        self.waiters.park(parked);
+    }
+
+    /// Another node passes something on to this one, which it believes to lead.
+    pub fn on_call(&mut self, call: C, order: &Bytes, host: &mut impl Host<CallId = C>) {
+        let origin = Origin::Remote(call);
+        if self.pending() >= self.options.max_pending {
+            let text = "too many requests wait on the leader; nothing was done, try again later";
+            return self.finish(origin, Reply::error(Code::Busy, text), host);
+        }
+        if let Some(refusal) = self.no_room_on_disk(host) {
+            return self.finish(origin, refusal, host);
+        }
+        if !self.raft.is_leader() {
+            return self.finish(origin, not_leader(), host);
+        }
+        if self.waiters.has_parked() || self.raft.is_transferring() {
+            self.pass_on(order.clone(), origin, host);
+        } else {
+            self.lead_order(order, origin, host);
+        }
+    }
+
+    fn lead_order(&mut self, order: &Bytes, origin: Origin<C>, host: &mut impl Host<CallId = C>) {
+        match Order::decode(order) {
+            Ok(order) => self.lead(order, origin, host),
+            Err(reason) => {
+                let text = format!("the leader can't read what this node passed on ({reason}); nothing was done");
+                self.finish(origin, Reply::error(Code::Err, text), host);
+            }
+        }
+    }
+
+    fn lead(&mut self, order: Order, origin: Origin<C>, host: &mut impl Host<CallId = C>) {
+        match order {
+            Order::Write(command) => self.lead_write(command, origin, host),
+            Order::Transfer(target) => self.lead_transfer(target, origin, host),
+        }
+    }
+
+    fn lead_write(&mut self, command: Command, origin: Origin<C>, host: &mut impl Host<CallId = C>) {
+        let (most, growth) = (self.options.max_memory_bytes, self.store.growth(&command));
+        if most > 0 && growth > 0 && self.store.bytes().saturating_add(growth) > most {
+            let text = "keys and values fill limits.max_memory; nothing was written; delete something first";
+            return self.finish(origin, Reply::error(Code::Oom, text), host);
+        }
+        let deadline = self.request_deadline();
+        match self.propose(&command) {
+            Ok(id) => self.waiters.proposed(id, deadline, origin),
+            Err(ProposeError::TooMuchUncommitted) => {
+                let text = "the leader waits for too many bytes to be committed; nothing was written, try again later";
+                self.finish(origin, Reply::error(Code::Busy, text), host);
+            }
+            Err(ProposeError::NotLeader | ProposeError::Transferring) => {
+                self.sequence += 1;
+                let order = Order::Write(command).encode();
+                self.park(Parked { sequence: self.sequence, deadline, order, origin });
+            }
+        }
+    }
+
+    /// Stamps the command with the leader's time, which never goes back (trap 3.48), and appends it.
+    pub(super) fn propose(&mut self, command: &Command) -> Result<EntryId, ProposeError> {
+        let time_ms = self.now.wall_ms.max(self.store.time_ms());
+        self.raft.propose(kv::encode_entry(time_ms, command))
+    }
+
+    fn lead_transfer(&mut self, target: Option<NodeId>, origin: Origin<C>, host: &mut impl Host<CallId = C>) {
+        match self.raft.transfer(target) {
+            Ok(()) if target == Some(self.raft.id()) => self.finish(origin, Reply::Ok, host),
+            Ok(()) => {
+                let deadline = self.request_deadline();
+                self.transfers.push(PendingTransfer { target, deadline, origin });
+            }
+            Err(TransferError::NotLeader) => self.finish(origin, not_leader(), host),
+            Err(TransferError::NoSuchVoter) => {
+                let text = match target {
+                    Some(id) => format!("node {id} is not a voter of this cluster; see RAFT MEMBERS"),
+                    None => "there is no other voter to hand leadership to".into(),
+                };
+                self.finish(origin, Reply::error(Code::Err, text), host);
+            }
+        }
+    }
+
+    /// Answers those who wait for a hand-over that has ended, one way or the other.
+    pub(super) fn settle_transfers(&mut self, host: &mut impl Host<CallId = C>) {
+        if self.transfers.is_empty() || self.raft.is_transferring() {
+            return;
+        }
+        let (own, leader, now) = (self.raft.id(), self.raft.leader(), self.now.ticks);
+        for transfer in std::mem::take(&mut self.transfers) {
+            let reply = match leader {
+                None if transfer.deadline > now => {
+                    self.transfers.push(transfer);
+                    continue;
+                }
+                None => Reply::error(Code::UnknownResult, "leadership was given up, but no new leader is known yet"),
+                Some(leader) if leader != own && transfer.target.is_none_or(|target| target == leader) => Reply::Ok,
+                Some(leader) => Reply::error(
+                    Code::TryAgain,
+                    format!("leadership was not taken over within an election timeout; node {leader} leads"),
+                ),
+            };
+            self.finish(transfer.origin, reply, host);
+        }
+    }
+
+    /// The leader's answer to what this node passed on, or why there is none.
+    pub fn on_answer(&mut self, sequence: u64, result: Result<Bytes, CallError>) {
+        let Some(Forwarded { deadline, order, local }) = self.waiters.take_forwarded(sequence) else {
+            return;
+        };
+        let reply = match result.map(kv::decode_reply) {
+            Ok(Ok(reply)) => reply,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the leader's reply can't be read");
+                Reply::error(Code::UnknownResult, "the leader's reply can't be read; the write may have been done")
+            }
+            Err(CallError::NotSent | CallError::DeadlineExceeded { written: false }) => not_leader(),
+            Err(CallError::Lost | CallError::DeadlineExceeded { written: true }) => Reply::error(
+                Code::UnknownResult,
+                "the connection to the leader was lost before its answer came; the write may have been done",
+            ),
+        };
+        if matches!(&reply, Reply::Error(error) if error.code == Code::TryAgain && error.text == NOT_LEADER) {
+            self.park(Parked { sequence, deadline, order, origin: Origin::Local(local) });
+        } else {
+            local.answer(reply);
+        }
+    }
+
+    pub(super) fn finish(&mut self, origin: Origin<C>, reply: Reply, host: &mut impl Host<CallId = C>) {
+        match origin {
+            Origin::Local(local) => local.answer(reply),
+            Origin::Remote(call) => host.answer(call, kv::encode_reply(&reply)),
+        }
+    }
+}
+
+/// What a node says that was asked to lead and does not: nothing was done, and the asker tries again.
+const NOT_LEADER: &str = "the leader is changing; nothing was written";
+
+fn not_leader() -> Reply {
+    Reply::error(Code::TryAgain, NOT_LEADER)
+}
