@@ -1,1 +1,3 @@
 //! storage (being built).
+
+pub mod fs;
