@@ -1,0 +1,470 @@
+//! Reads the log at start: what a crash may leave is told apart from damage.
+//!
+//! One batch is in flight at a time, and it is written behind all others. So a crash can leave exactly one
+//! thing: some of that batch's sectors, the others being as they were before, unwritten or left over. That
+//! batch was never acknowledged and is dropped. Any other sector is damage, and the node must not start:
+//! cutting the log there could drop what was acknowledged (trap 3.31, "Protocol-Aware Recovery", FAST '18).
+
+use std::path::{Path, PathBuf};
+
+use bytes::{Bytes, BytesMut};
+
+use super::error::{Damage, DiskError, OpenError};
+use super::format::{self, Header, Record, SECTOR_BYTES, Sector};
+use super::fs::{File, Fs};
+use super::identity::Identity;
+use super::segment::{self, Segment};
+use crate::raft::{Entry, EntryId, HardState, Index};
+
+/// How much is read at once.
+const WINDOW_SECTORS: u32 = 2048;
+
+/// The unfinished last batch that a crash left and recovery dropped. It was never acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Torn {
+    /// The segment's file.
+    pub path: PathBuf,
+    /// Where the batch began, in bytes.
+    pub offset: u64,
+    /// How many bytes of it were there.
+    pub found_bytes: u64,
+}
+
+/// What the log says, from its beginning up to some batch.
+///
+/// Invariants: the entries' indexes are 1, 2, 3, ...; their terms never fall; none is above `hard_state`'s.
+#[derive(Debug)]
+pub(super) struct Replay {
+    pub(super) hard_state: HardState,
+    pub(super) entries: Vec<Entry>,
+    /// The number of the batch that comes next; the first is 1.
+    pub(super) next_batch: u64,
+}
+
+/// What is known of the log's end; enough to check what is appended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct End {
+    pub(super) hard_state: HardState,
+    pub(super) last: EntryId,
+}
+
+impl End {
+    /// Takes a new term and vote, or says why they cannot follow (Raft figure 2, 5.2).
+    pub(super) fn accept_hard_state(&mut self, new: HardState) -> Result<(), String> {
+        let old = self.hard_state;
+        if new.term < old.term {
+            return Err(format!("term {} after term {}", new.term, old.term));
+        }
+        if new.term == old.term && old.vote.is_some() && new.vote != old.vote {
+            return Err(format!("a second vote in term {}", new.term));
+        }
+        self.hard_state = new;
+        Ok(())
+    }
+
+    /// Takes an entry that replaces the one of its index and all after it, or says why it cannot.
+    /// `prev` is the entry before it, where the caller knows it.
+    pub(super) fn accept_entry(&mut self, id: EntryId, prev: Option<EntryId>) -> Result<(), String> {
+        if id.index == Index(0) || id.index > self.last.index.next() {
+            return Err(format!("entry {id} after entry {}", self.last));
+        }
+        if prev.is_some_and(|prev| id.term < prev.term) {
+            return Err(format!("entry {id} of an earlier term than the one before it"));
+        }
+        // Term, vote and entries are one serial log: an entry's term is durable before the entry is
+        // (trap 3.33).
+        if id.term > self.hard_state.term {
+            return Err(format!("entry {id} while the term is {}", self.hard_state.term));
+        }
+        self.last = id;
+        Ok(())
+    }
+}
+
+impl Replay {
+    pub(super) fn new() -> Replay {
+        Replay {
+            hard_state: HardState::default(),
+            entries: Vec::new(),
+            next_batch: 1,
+        }
+    }
+
+    pub(super) fn end(&self) -> End {
+        End {
+            hard_state: self.hard_state,
+            last: self.entries.last().map_or(EntryId::default(), |entry| entry.id),
+        }
+    }
+
+    /// Takes the records of the next batch. The segment that follows, where they say that this one ends.
+    fn apply(&mut self, records: Vec<Record>) -> Result<Option<u32>, String> {
+        let mut sealed = None;
+        for record in records {
+            let mut end = self.end();
+            if sealed.is_some() {
+                return Err("a record behind the segment's end".into());
+            }
+            match record {
+                Record::HardState(hard_state) => {
+                    end.accept_hard_state(hard_state)?;
+                    self.hard_state = hard_state;
+                }
+                Record::Entry(entry) => {
+                    let before = usize::try_from(entry.id.index.prev().0).unwrap_or(usize::MAX);
+                    let prev = before.checked_sub(1).and_then(|at| self.entries.get(at));
+                    end.accept_entry(entry.id, prev.map(|entry| entry.id))?;
+                    self.entries.truncate(before);
+                    self.entries.push(entry);
+                }
+                Record::Seal(next) => sealed = Some(next),
+            }
+        }
+        self.next_batch = self.next_batch.saturating_add(1);
+        Ok(sealed)
+    }
+}
+
+/// A log that was read to its end.
+pub(super) struct Recovery<F: File> {
+    /// The last segment, ready for the next batch.
+    pub(super) active: Segment<F>,
+    pub(super) replay: Replay,
+    pub(super) torn: Option<Torn>,
+}
+
+/// How a segment ends.
+enum Tail {
+    /// With a seal: the log goes on in the next one.
+    Sealed,
+    /// Open; perhaps with a torn batch that takes the sectors up to `until`.
+    Open { torn: Option<Torn>, until: u32 },
+}
+
+/// Reads the segments of these numbers, in their order, and makes the last one ready to be written.
+pub(super) fn recover<F: Fs>(
+    fs: &F,
+    dir: &Path,
+    ids: &[u32],
+    identity: &Identity,
+    fsync: bool,
+) -> Result<Recovery<F::File>, OpenError> {
+    check_numbers(dir, ids)?;
+    // Names that a killed process gave may not be durable yet, and what follows relies on them.
+    segment::sync_dir(fs, dir, fsync)?;
+    let mut replay = Replay::new();
+    let mut previous: Option<(Segment<F::File>, Tail)> = None;
+    for (left, &id) in (0..ids.len()).rev().zip(ids) {
+        let (mut segment, header) = Segment::open(fs, dir, id)?;
+        if left < 2 {
+            // The last batch went to one of these. What is read of it must be what the disk holds: a killed
+            // process may have left it in memory only (trap 3.13), and so may a failed sync (trap 3.29).
+            segment::sync(&mut segment.file, &segment.path, fsync)?;
+            let dropped = segment.file.drop_cache();
+            dropped.map_err(DiskError::with("read again", &segment.path))?;
+        }
+        if let Some((before, tail @ Tail::Open { .. })) = previous {
+            check_header(&segment, &header, identity, &replay, 1)?;
+            check_interrupted(&before, &tail, &mut segment, left, replay.next_batch)?;
+            return finish_interrupted(before, segment, replay, fsync);
+        }
+        check_header(&segment, &header, identity, &replay, 0)?;
+        let tail = read_segment(&mut segment, &mut replay)?;
+        previous = Some((segment, tail));
+    }
+    match previous {
+        Some((mut active, Tail::Open { torn, until })) => {
+            if torn.is_some() {
+                neutralise(&mut active, until, fsync)?;
+            }
+            Ok(Recovery { active, replay, torn })
+        }
+        Some((last, Tail::Sealed)) => {
+            let found = format!(
+                "segment {} ends here and the log goes on in the next one, {}, which is missing",
+                last.id,
+                segment::Name::segment(dir, last.id.saturating_add(1)).display()
+            );
+            Err(Damage::new(&last.path, segment::offset(last.next), found).into())
+        }
+        None => Err(Damage::new(dir, 0, "no segment of the log is there").into()),
+    }
+}
+
+fn check_numbers(dir: &Path, ids: &[u32]) -> Result<(), Damage> {
+    if ids.is_empty() {
+        let path = segment::Name::segment(dir, 1);
+        return Err(Damage::new(
+            &path,
+            0,
+            "this segment is missing, and no other is there",
+        ));
+    }
+    for (expected, &id) in (1..).zip(ids) {
+        if id != expected {
+            let path = segment::Name::segment(dir, expected);
+            return Err(Damage::new(
+                &path,
+                0,
+                format!("this segment is missing, and segment {id} is there"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The header must continue what the segments before it said; `seals` is 1 where a seal is still to be
+/// written between the two.
+fn check_header<F: File>(
+    segment: &Segment<F>,
+    header: &Header,
+    identity: &Identity,
+    replay: &Replay,
+    seals: u64,
+) -> Result<(), Damage> {
+    let damage = |found: String| Err(Damage::new(&segment.path, 0, found));
+    if (header.node_id, header.incarnation) != (identity.node_id, identity.incarnation) {
+        return damage(format!(
+            "the segment belongs to another data folder, of node {} and incarnation {:016x}; this one is of \
+             node {} and incarnation {:016x}",
+            header.node_id, header.incarnation, identity.node_id, identity.incarnation
+        ));
+    }
+    let expected = replay.next_batch.saturating_add(seals);
+    if header.first_batch != expected {
+        return damage(format!(
+            "the segment begins with batch {}, and the one before it leads to batch {expected}",
+            header.first_batch
+        ));
+    }
+    let end = replay.end();
+    if header.hard_state != end.hard_state || header.last != end.last {
+        return damage(format!(
+            "the segment was begun after entry {} in term {}, and the one before it ends with entry {} in \
+             term {}",
+            header.last, header.hard_state.term, end.last, end.hard_state.term
+        ));
+    }
+    Ok(())
+}
+
+/// A segment that is not sealed although another follows: the node went down between beginning the new
+/// one and sealing the old one. Then nothing can have been written to the new one, and it is the last.
+fn check_interrupted<F: File>(
+    before: &Segment<F>,
+    tail: &Tail,
+    segment: &mut Segment<F>,
+    left: usize,
+    batch: u64,
+) -> Result<(), OpenError> {
+    let at = segment::offset(before.next);
+    let incomplete = matches!(tail, Tail::Open { torn: Some(_), .. });
+    if left > 0 || incomplete {
+        let found = format!("batch {batch} should be here, and the segments after this one are there");
+        return Err(Damage::new(&before.path, at, found).into());
+    }
+    let mut reader = Reader::new(segment);
+    match read_tail(&mut reader, 1, batch.saturating_add(1))? {
+        Tail::Open { torn: None, .. } => Ok(()),
+        _ => {
+            let found = "the end of this segment should be here, and the one after it holds data";
+            Err(Damage::new(&before.path, at, found).into())
+        }
+    }
+}
+
+/// Does what the interrupted process would have done next.
+fn finish_interrupted<F: File>(
+    mut before: Segment<F>,
+    active: Segment<F>,
+    mut replay: Replay,
+    fsync: bool,
+) -> Result<Recovery<F>, OpenError> {
+    seal(&mut before, active.id, replay.next_batch, fsync)?;
+    replay.next_batch = replay.next_batch.saturating_add(1);
+    Ok(Recovery {
+        active,
+        replay,
+        torn: None,
+    })
+}
+
+/// Writes that a segment ends here. One sector: it is there whole or not at all.
+pub(super) fn seal<F: File>(
+    segment: &mut Segment<F>,
+    next_segment: u32,
+    batch: u64,
+    fsync: bool,
+) -> Result<(), DiskError> {
+    let (mut records, mut sectors) = (BytesMut::new(), Vec::new());
+    format::begin_batch(&mut records);
+    format::put_seal(next_segment, &mut records);
+    format::finish_batch(&mut records);
+    format::write_sectors(&records, segment.id, segment.next, batch, &mut sectors);
+    segment.append(&mut sectors, fsync)
+}
+
+/// Overwrites a torn batch, durably. Its sectors would otherwise be there beside those of the next batch,
+/// which gets the same number.
+fn neutralise<F: File>(segment: &mut Segment<F>, until: u32, fsync: bool) -> Result<(), DiskError> {
+    let zeroes = vec![0; WINDOW_SECTORS as usize * SECTOR_BYTES];
+    let mut at = segment.next;
+    while at < until {
+        let count = (until - at).min(WINDOW_SECTORS);
+        let bytes = zeroes.get(..count as usize * SECTOR_BYTES).unwrap_or_default();
+        let written = segment.file.write_at(bytes, segment::offset(at));
+        written.map_err(DiskError::with("write", &segment.path))?;
+        at += count;
+    }
+    segment::sync(&mut segment.file, &segment.path, fsync)
+}
+
+/// Replays a segment's batches and sets where the next one goes.
+fn read_segment<F: File>(segment: &mut Segment<F>, replay: &mut Replay) -> Result<Tail, OpenError> {
+    let mut at = 1;
+    let mut reader = Reader::new(segment);
+    let tail = loop {
+        let Some((data, sectors)) = read_batch(&mut reader, at, replay.next_batch)? else {
+            break read_tail(&mut reader, at, replay.next_batch)?;
+        };
+        let (batch, offset) = (replay.next_batch, segment::offset(at));
+        let damage = |found: String| {
+            // The checksums are right, so this was written so: by a mistake, or by a newer version.
+            Damage::new(
+                &reader.segment.path,
+                offset,
+                format!("batch {batch} is whole but wrong: {found}"),
+            )
+        };
+        let records = format::read_batch(data).map_err(|e| damage(e.reason))?;
+        let sealed = replay.apply(records).map_err(damage)?;
+        at += sectors;
+        match sealed {
+            Some(next) if next == reader.segment.id.saturating_add(1) => break Tail::Sealed,
+            Some(next) => return Err(damage(format!("it leads to segment {next}")).into()),
+            None => {}
+        }
+    };
+    segment.next = at;
+    Ok(tail)
+}
+
+/// The data of the batch of this number at this sector, and how many sectors it takes; `None` unless all
+/// of it is there.
+fn read_batch<F: File>(
+    reader: &mut Reader<'_, F>,
+    at: u32,
+    number: u64,
+) -> Result<Option<(Bytes, u32)>, DiskError> {
+    let mut bytes = BytesMut::new();
+    let mut sector = at;
+    let mut expected = None;
+    while sector < reader.segment.sectors {
+        let Sector::Current {
+            batch,
+            remaining,
+            data,
+        } = reader.sector(sector)?
+        else {
+            return Ok(None);
+        };
+        if batch != number || expected.is_some_and(|expected| remaining != expected) {
+            return Ok(None);
+        }
+        bytes.extend_from_slice(data);
+        sector += 1;
+        if remaining == 0 {
+            return Ok(Some((bytes.freeze(), sector - at)));
+        }
+        expected = Some(remaining - 1);
+    }
+    Ok(None)
+}
+
+/// Looks at every sector from the end of the log to the end of the file. All must be unwritten, left over,
+/// or of the one batch that was in flight; its sectors name the same last sector, each by its distance.
+fn read_tail<F: File>(reader: &mut Reader<'_, F>, at: u32, number: u64) -> Result<Tail, OpenError> {
+    let mut last = None;
+    let mut count = 0;
+    for sector in at..reader.segment.sectors {
+        let found = match reader.sector(sector)? {
+            Sector::Unwritten | Sector::Earlier => continue,
+            Sector::Current { batch, remaining, .. }
+                if batch == number && last.is_none_or(|last| last == sector.saturating_add(remaining)) =>
+            {
+                last = Some(sector.saturating_add(remaining));
+                count += 1;
+                continue;
+            }
+            Sector::Current { batch, .. } if batch > number => format!(
+                "a part of batch {batch} is here, and batch {number}, which was written before it, is not \
+                 whole at byte {}",
+                segment::offset(at)
+            ),
+            Sector::Current { batch, .. } => {
+                format!("a part of batch {batch} is here, where batch {number} or nothing should be")
+            }
+            Sector::Later(id) => format!("a part of segment {id} is here"),
+            Sector::Unreadable => format!(
+                "this sector is neither data with a right checksum nor unused; batch {number} may be what \
+                 is broken here, or has been written before this"
+            ),
+        };
+        let path = &reader.segment.path;
+        return Err(Damage::new(path, segment::offset(sector), found).into());
+    }
+    let torn = last.map(|_| Torn {
+        path: reader.segment.path.clone(),
+        offset: segment::offset(at),
+        found_bytes: segment::offset(count),
+    });
+    let until = last
+        .map_or(at, |last| last.saturating_add(1))
+        .min(reader.segment.sectors);
+    Ok(Tail::Open { torn, until })
+}
+
+/// Reads a segment's sectors, many at a time.
+struct Reader<'a, F: File> {
+    segment: &'a Segment<F>,
+    window: Vec<u8>,
+    /// The first sector in the window.
+    start: u32,
+}
+
+impl<'a, F: File> Reader<'a, F> {
+    fn new(segment: &'a Segment<F>) -> Reader<'a, F> {
+        Reader {
+            segment,
+            window: Vec::new(),
+            start: 0,
+        }
+    }
+
+    /// What this sector is. It must be one of the file's.
+    fn sector(&mut self, number: u32) -> Result<Sector<'_>, DiskError> {
+        let in_window = |start: u32, window: &[u8]| {
+            let at = number.checked_sub(start)? as usize * SECTOR_BYTES;
+            window.get(at..at + SECTOR_BYTES).map(|_| at)
+        };
+        let at = match in_window(self.start, &self.window) {
+            Some(at) => at,
+            None => {
+                let count = self.segment.sectors.saturating_sub(number).min(WINDOW_SECTORS);
+                self.window.resize(count as usize * SECTOR_BYTES, 0);
+                let read = self
+                    .segment
+                    .file
+                    .read_at(&mut self.window, segment::offset(number));
+                read.map_err(DiskError::with("read", &self.segment.path))?;
+                self.start = number;
+                0
+            }
+        };
+        let bytes = self.window.get(at..).and_then(<[u8]>::first_chunk);
+        Ok(match bytes {
+            Some(bytes) => format::read_sector(bytes, self.segment.id, number),
+            None => Sector::Unreadable,
+        })
+    }
+}
