@@ -39,7 +39,10 @@ pub struct ListenError {
 /// Listens on `host:port`; port 0 takes a free one. The port may be taken again while connections of an
 /// earlier process still linger (SO_REUSEADDR).
 pub async fn listen(address: &str) -> Result<TcpListener, ListenError> {
-    let failed = |error| ListenError { address: address.to_owned(), error };
+    let failed = |error| ListenError {
+        address: address.to_owned(),
+        error,
+    };
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for candidate in lookup_host(address).await.map_err(failed)? {
         match listen_on(candidate) {
@@ -51,7 +54,11 @@ pub async fn listen(address: &str) -> Result<TcpListener, ListenError> {
 }
 
 fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
@@ -76,8 +83,10 @@ impl SocketOptions {
     pub fn apply(&self, stream: &TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let socket = SockRef::from(stream);
-        let keepalive =
-            TcpKeepalive::new().with_time(self.keepalive).with_interval(self.keepalive).with_retries(3);
+        let keepalive = TcpKeepalive::new()
+            .with_time(self.keepalive)
+            .with_interval(self.keepalive)
+            .with_retries(3);
         socket.set_tcp_keepalive(&keepalive)?;
         socket.set_tcp_user_timeout(self.user_timeout)?;
         if let Some(bytes) = self.unsent_max_bytes {
@@ -91,7 +100,10 @@ impl SocketOptions {
 /// process there ends; a timeout, by contrast, says nothing about the other process.
 pub fn is_closed_by_peer(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+    matches!(
+        error.kind(),
+        BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof
+    )
 }
 
 /// A listener that hands out connections and counts those that are open.
@@ -124,7 +136,11 @@ impl Acceptor {
     /// Accepts from `listener`, with at most `connections_max` open at a time.
     pub fn new(listener: TcpListener, connections_max: usize) -> Acceptor {
         let slots = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
-        Acceptor { listener, slots, limit: LogLimit::default() }
+        Acceptor {
+            listener,
+            slots,
+            limit: LogLimit::default(),
+        }
     }
 
     /// The next connection. Errors are waited out and logged. Nothing is lost if the future is dropped.
@@ -133,7 +149,11 @@ impl Acceptor {
             match self.listener.accept().await {
                 Ok((stream, from)) => {
                     let slot = Arc::clone(&self.slots).try_acquire_owned().ok();
-                    return Accepted { stream, from, slot: slot.map(|_permit| Slot { _permit }) };
+                    return Accepted {
+                        stream,
+                        from,
+                        slot: slot.map(|_permit| Slot { _permit }),
+                    };
                 }
                 // The caller went away before we came: the listener is as good as before.
                 Err(error) if is_closed_by_peer(&error) => {}
@@ -161,7 +181,10 @@ impl LogLimit {
     pub fn allow(&self) -> Option<u64> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        if state.0.is_some_and(|last| now.duration_since(last) < LogLimit::INTERVAL) {
+        if state
+            .0
+            .is_some_and(|last| now.duration_since(last) < LogLimit::INTERVAL)
+        {
             state.1 += 1;
             return None;
         }
@@ -176,8 +199,15 @@ mod tests {
     use super::*;
 
     fn run<F: Future>(future: F) -> F::Output {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async { tokio::time::timeout(Duration::from_secs(20), future).await.unwrap() })
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            tokio::time::timeout(Duration::from_secs(20), future)
+                .await
+                .unwrap()
+        })
     }
 
     #[test]
@@ -187,7 +217,13 @@ mod tests {
             let address = first.local_addr().unwrap().to_string();
             let error = listen(&address).await.unwrap_err().to_string();
             assert!(error.contains(&format!("cannot listen on {address}")), "{error}");
-            assert!(listen("no port").await.unwrap_err().to_string().contains("no port"));
+            assert!(
+                listen("no port")
+                    .await
+                    .unwrap_err()
+                    .to_string()
+                    .contains("no port")
+            );
         });
     }
 
@@ -197,7 +233,10 @@ mod tests {
             let listener = listen("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             let acceptor = Acceptor::new(listener, 1);
-            let _clients = [TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap()];
+            let _clients = [
+                TcpStream::connect(address).await.unwrap(),
+                TcpStream::connect(address).await.unwrap(),
+            ];
             let first = acceptor.accept().await;
             assert!(first.slot.is_some());
             assert!(acceptor.accept().await.slot.is_none());

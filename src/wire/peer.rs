@@ -738,11 +738,13 @@ mod tests {
             hello().prop_map(Frame::Hello),
             welcome.prop_map(Frame::Welcome),
             "[ -~]{0,99}".prop_map(|reason| Frame::Refused { reason }),
-            8 => raft,
+            raft,
             bytes().prop_map(|command| Frame::Forward { command }),
             bytes().prop_map(|reply| Frame::ForwardResponse { reply }),
-            (any::<u64>(), any::<u64>())
-                .prop_map(|(index, hash)| Frame::StateHash { index: Index(index), hash }),
+            (any::<u64>(), any::<u64>()).prop_map(|(index, hash)| Frame::StateHash {
+                index: Index(index),
+                hash
+            }),
             Just(Frame::Ping),
             Just(Frame::Pong),
         ]
