@@ -47,7 +47,9 @@ pub struct Pulse {
 
 impl fmt::Debug for Pulse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pulse").field("interval", &self.interval).finish_non_exhaustive()
+        f.debug_struct("Pulse")
+            .field("interval", &self.interval)
+            .finish_non_exhaustive()
     }
 }
 
@@ -87,14 +89,19 @@ pub async fn run(
 ) -> Result<(), NodeError> {
     let (storage, recovered) = load(options.storage.clone(), &mut queue).await?;
     if let Some(torn) = &recovered.torn {
-        tracing::warn!(%torn, "a crash interrupted the last write to the log; it was never acknowledged and is dropped");
+        tracing::warn!(
+            file = %torn.path.display(), offset = torn.offset, bytes = torn.found_bytes,
+            "a crash interrupted the last write to the log; it was never acknowledged and is dropped",
+        );
     }
     let identity = &recovered.identity;
     options.machine.incarnation = identity.incarnation;
     options.raft.seed = random_u64()?;
     options.transport.cluster_id = identity.cluster_id;
     options.transport.incarnation = identity.incarnation;
-    let clock = Clock { origin: Instant::now() };
+    let clock = Clock {
+        origin: Instant::now(),
+    };
     let recovered = raft::Recovered {
         hard_state: recovered.hard_state,
         membership: options.membership,
@@ -106,10 +113,26 @@ pub async fn run(
     let (transport, events) = Transport::start(options.transport, listener, peers.clone(), random_u64()?);
     let transport = Arc::new(transport);
     counters(Arc::clone(&transport));
-    let (disk, done) = Disk::start(storage).map_err(|error| NodeError::System { what: "start a thread", error })?;
+    let (disk, done) = Disk::start(storage).map_err(|error| NodeError::System {
+        what: "start a thread",
+        error,
+    })?;
     let machine = Machine::new(options.machine, raft, Store::new(), clock.now());
-    let links = Links { clock, transport, disk, peers };
-    let mut driver = Driver { machine, links, events, queue, done, pulse: options.pulse, next_pulse: Instant::now() };
+    let links = Links {
+        clock,
+        transport,
+        disk,
+        peers,
+    };
+    let mut driver = Driver {
+        machine,
+        links,
+        events,
+        queue,
+        done,
+        pulse: options.pulse,
+        next_pulse: Instant::now(),
+    };
     let result = driver.run(stop).await;
     driver.machine.stop(&mut driver.links);
     driver.links.transport.shutdown().await;
@@ -143,13 +166,19 @@ fn answer_loading(submission: Submission) {
     for request in submission.requests {
         let text = "the node is reading its data folder; nothing was done, try again soon";
         let outcome = Outcome::Reply(Reply::error(Code::Loading, text));
-        let _ = submission.answers.send(Answer { ticket: request.ticket, outcome });
+        let _ = submission.answers.send(Answer {
+            ticket: request.ticket,
+            outcome,
+        });
     }
 }
 
 fn random_u64() -> Result<u64, NodeError> {
     let mut bytes = [0; 8];
-    random_bytes(&mut bytes).map_err(|error| NodeError::System { what: "get random bytes", error })?;
+    random_bytes(&mut bytes).map_err(|error| NodeError::System {
+        what: "get random bytes",
+        error,
+    })?;
     Ok(u64::from_ne_bytes(bytes))
 }
 
@@ -159,7 +188,11 @@ fn random_bytes(bytes: &mut [u8]) -> std::io::Result<()> {
 }
 
 fn peer_addresses(membership: &Membership) -> BTreeMap<NodeId, String> {
-    membership.addresses.iter().map(|(id, addresses)| (*id, addresses.peer.clone())).collect()
+    membership
+        .addresses
+        .iter()
+        .map(|(id, addresses)| (*id, addresses.peer.clone()))
+        .collect()
 }
 
 /// The driver's time.
@@ -171,7 +204,10 @@ struct Clock {
 impl Clock {
     fn now(&self) -> Now {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now { ticks: Ticks(self.origin.elapsed().as_millis() as u64), wall_ms: wall.as_millis() as u64 }
+        Now {
+            ticks: Ticks(self.origin.elapsed().as_millis() as u64),
+            wall_ms: wall.as_millis() as u64,
+        }
     }
 
     fn instant(&self, ticks: Ticks) -> Instant {
@@ -205,11 +241,14 @@ impl Host for Links {
 
     fn discard(&mut self, garbage: Garbage) {
         // Where there is no thread to be had, it is dropped here.
-        let _ = std::thread::Builder::new().name("discard".into()).spawn(move || drop(garbage));
+        let _ = std::thread::Builder::new()
+            .name("discard".into())
+            .spawn(move || drop(garbage));
     }
 
     fn call(&mut self, to: NodeId, sequence: u64, order: Bytes, deadline: Ticks) {
-        self.transport.call(to, sequence, order, self.clock.instant(deadline));
+        self.transport
+            .call(to, sequence, order, self.clock.instant(deadline));
     }
 
     fn cancel(&mut self, sequence: u64) {

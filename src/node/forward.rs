@@ -40,11 +40,14 @@ impl Order {
     /// A sentence that says what is wrong with the bytes.
     pub fn decode(bytes: &Bytes) -> Result<Order, String> {
         match bytes.first() {
-            Some(&WRITE) => {
-                kv::decode_command(bytes.slice(1..)).map(Order::Write).map_err(|error| error.to_string())
-            }
+            Some(&WRITE) => kv::decode_command(bytes.slice(1..))
+                .map(Order::Write)
+                .map_err(|error| error.to_string()),
             Some(&TRANSFER) => {
-                let target = bytes.get(1..).and_then(|rest| rest.try_into().ok()).map(u64::from_be_bytes);
+                let target = bytes
+                    .get(1..)
+                    .and_then(|rest| rest.try_into().ok())
+                    .map(u64::from_be_bytes);
                 let target = target.ok_or("a transfer names its target in 8 bytes")?;
                 Ok(Order::Transfer(Some(NodeId(target)).filter(|id| id.0 > 0)))
             }
@@ -62,7 +65,10 @@ mod tests {
     fn orders_survive_the_way() {
         let orders = [
             Order::Write(Command::FlushAll),
-            Order::Write(Command::Increment { key: Bytes::from_static(b"k"), by: -3 }),
+            Order::Write(Command::Increment {
+                key: Bytes::from_static(b"k"),
+                by: -3,
+            }),
             Order::Transfer(None),
             Order::Transfer(Some(NodeId(7))),
         ];
@@ -74,7 +80,10 @@ mod tests {
     #[test]
     fn bytes_that_are_no_order_are_refused() {
         for bytes in [&b""[..], &[9], &[TRANSFER, 1], &[WRITE, 255, 255]] {
-            assert!(Order::decode(&Bytes::copy_from_slice(bytes)).is_err(), "{bytes:?}");
+            assert!(
+                Order::decode(&Bytes::copy_from_slice(bytes)).is_err(),
+                "{bytes:?}"
+            );
         }
     }
 }

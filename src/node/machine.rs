@@ -146,7 +146,10 @@ impl<C> Machine<C> {
     /// Requests of one connection.
     pub fn submit(&mut self, submission: Submission, host: &mut impl Host<CallId = C>) {
         for Request { ticket, operation } in submission.requests {
-            let local = Local { answers: submission.answers.clone(), ticket };
+            let local = Local {
+                answers: submission.answers.clone(),
+                ticket,
+            };
             if let Some(refusal) = self.refusal(&operation) {
                 local.answer(refusal);
                 continue;
@@ -258,7 +261,12 @@ impl<C> Machine<C> {
         if let Some(ticket) = self.reads.start_batch(self.request_deadline()) {
             self.raft.read(ticket);
         }
-        let Ready { messages, batch, committed, reads } = self.raft.ready();
+        let Ready {
+            messages,
+            batch,
+            committed,
+            reads,
+        } = self.raft.ready();
         let more = !committed.is_empty();
         for envelope in messages {
             host.send(envelope);
@@ -287,8 +295,10 @@ impl<C> Machine<C> {
         let index = entry.id.index;
         let reply = match entry.payload {
             Payload::Command(bytes) => {
-                let (time_ms, command) = kv::decode_entry(bytes)
-                    .map_err(|error| UnreadableEntry { index, reason: error.to_string() })?;
+                let (time_ms, command) = kv::decode_entry(bytes).map_err(|error| UnreadableEntry {
+                    index,
+                    reason: error.to_string(),
+                })?;
                 let reply = self.store.apply(index.0, time_ms, &command);
                 self.applied_own(&command, entry.id.term, index, host);
                 if let Some(garbage) = self.store.take_garbage() {
@@ -329,7 +339,9 @@ impl<C> Machine<C> {
                 }
             }
             Command::ExpireDue { .. } => {
-                self.chores.expiring.take_if(|expiring| *expiring == (term, index));
+                self.chores
+                    .expiring
+                    .take_if(|expiring| *expiring == (term, index));
             }
             _ => {}
         }

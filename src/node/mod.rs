@@ -17,6 +17,8 @@ mod picture;
 mod reads;
 mod request;
 mod status;
+#[cfg(test)]
+mod tests;
 mod waiters;
 mod writes;
 

@@ -48,7 +48,9 @@ impl Disk {
         mut storage: Storage<F>,
     ) -> std::io::Result<(Disk, async_mpsc::UnboundedReceiver<Done>)> {
         if let Some(preparer) = storage.take_preparer() {
-            thread::Builder::new().name("segments".into()).spawn(move || prepare(&preparer))?;
+            thread::Builder::new()
+                .name("segments".into())
+                .spawn(move || prepare(&preparer))?;
         }
         let (jobs, queue) = mpsc::channel();
         let (done, results) = async_mpsc::unbounded_channel();
@@ -99,7 +101,9 @@ fn work<F: Fs>(
                 measured.is_none_or(|at| at.elapsed() >= MEASURE_INTERVAL)
             }
             Job::SetClusterId(cluster_id) => {
-                storage.set_cluster_id(cluster_id).map_err(|error| error.to_string())?;
+                storage
+                    .set_cluster_id(cluster_id)
+                    .map_err(|error| error.to_string())?;
                 false
             }
             Job::MeasureFreeSpace => true,

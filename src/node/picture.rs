@@ -17,13 +17,20 @@ impl<C> Machine<C> {
         let progress = |id| {
             if Some(id) == raft.leader && self.raft.is_leader() {
                 let match_index = raft.log_durable;
-                return Some(MemberProgress { match_index, next_index: raft.last_log.index.next(), inflight: 0 });
+                return Some(MemberProgress {
+                    match_index,
+                    next_index: raft.last_log.index.next(),
+                    inflight: 0,
+                });
             }
-            raft.followers.iter().find(|follower| follower.id == id).map(|follower| MemberProgress {
-                match_index: follower.match_index,
-                next_index: follower.next_index,
-                inflight: follower.inflight,
-            })
+            raft.followers
+                .iter()
+                .find(|follower| follower.id == id)
+                .map(|follower| MemberProgress {
+                    match_index: follower.match_index,
+                    next_index: follower.next_index,
+                    inflight: follower.inflight,
+                })
         };
         let member = |(id, addresses): (&crate::raft::NodeId, &crate::raft::Addresses)| Member {
             id: *id,

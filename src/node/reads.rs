@@ -53,7 +53,12 @@ impl ReadQueue {
         }
         self.tickets += 1;
         let reads = std::mem::take(&mut self.gathering);
-        self.batches.push_back(Batch { ticket: self.tickets, deadline, reads, read_index: None });
+        self.batches.push_back(Batch {
+            ticket: self.tickets,
+            deadline,
+            reads,
+            read_index: None,
+        });
         Some(self.tickets)
     }
 
@@ -82,15 +87,28 @@ impl ReadQueue {
 
     /// The reads whose time is up, and the ticket below which none is wanted any more.
     pub fn take_overdue(&mut self, now: Ticks) -> (Vec<Read>, u64) {
-        let count = self.batches.iter().take_while(|batch| batch.deadline <= now).count();
-        let overdue = self.batches.drain(..count).flat_map(|batch| batch.reads).collect();
-        let wanted = self.batches.front().map_or(self.tickets + 1, |batch| batch.ticket);
+        let count = self
+            .batches
+            .iter()
+            .take_while(|batch| batch.deadline <= now)
+            .count();
+        let overdue = self
+            .batches
+            .drain(..count)
+            .flat_map(|batch| batch.reads)
+            .collect();
+        let wanted = self
+            .batches
+            .front()
+            .map_or(self.tickets + 1, |batch| batch.ticket);
         (self.emptied(overdue), wanted)
     }
 
     /// The node stops: everything that still waits.
     pub fn take_all(&mut self) -> Vec<Read> {
-        let batches = std::mem::take(&mut self.batches).into_iter().flat_map(|batch| batch.reads);
+        let batches = std::mem::take(&mut self.batches)
+            .into_iter()
+            .flat_map(|batch| batch.reads);
         let all = batches.chain(std::mem::take(&mut self.gathering)).collect();
         self.emptied(all)
     }
@@ -108,7 +126,10 @@ mod tests {
 
     fn read(ticket: u64) -> Read {
         let (answers, _) = mpsc::unbounded_channel();
-        Read { query: None, local: Local { answers, ticket } }
+        Read {
+            query: None,
+            local: Local { answers, ticket },
+        }
     }
 
     fn tickets(reads: Vec<Read>) -> Vec<u64> {
@@ -125,12 +146,21 @@ mod tests {
         queue.push(read(3));
         let second = queue.start_batch(Ticks(20)).unwrap();
         assert!(queue.take_ready(Index(9)).is_empty());
-        queue.confirmed(ReadReady { ticket: second, read_index: Index(5) });
+        queue.confirmed(ReadReady {
+            ticket: second,
+            read_index: Index(5),
+        });
         assert!(queue.take_ready(Index(4)).is_empty());
         assert_eq!(tickets(queue.take_ready(Index(5))), [3]);
         let (overdue, wanted) = queue.take_overdue(Ticks(10));
-        assert_eq!((tickets(overdue), wanted, queue.len()), (vec![1, 2], second + 1, 0));
-        queue.confirmed(ReadReady { ticket: first, read_index: Index(5) });
+        assert_eq!(
+            (tickets(overdue), wanted, queue.len()),
+            (vec![1, 2], second + 1, 0)
+        );
+        queue.confirmed(ReadReady {
+            ticket: first,
+            read_index: Index(5),
+        });
         assert!(queue.take_ready(Index(9)).is_empty());
     }
 }

@@ -37,7 +37,10 @@ impl Local {
 
     /// Answers the request with something other than a reply.
     pub fn answer_with(self, outcome: Outcome) {
-        let _ = self.answers.send(Answer { ticket: self.ticket, outcome });
+        let _ = self.answers.send(Answer {
+            ticket: self.ticket,
+            outcome,
+        });
     }
 }
 
@@ -135,7 +138,9 @@ impl<C> Waiters<C> {
 
     /// The write has to wait for a leader.
     pub fn park(&mut self, parked: Parked<C>) {
-        let place = self.parked.partition_point(|other| other.sequence < parked.sequence);
+        let place = self
+            .parked
+            .partition_point(|other| other.sequence < parked.sequence);
         self.parked.insert(place, parked);
     }
 
@@ -207,12 +212,17 @@ impl<C> Waiters<C> {
         if self.parked.front().is_some_and(|parked| parked.deadline <= now) {
             return self.parked.pop_front().map(Overdue::Parked);
         }
-        while self.deadlines.front().is_some_and(|(deadline, _)| *deadline <= now) {
+        while self
+            .deadlines
+            .front()
+            .is_some_and(|(deadline, _)| *deadline <= now)
+        {
             let overdue = match self.deadlines.pop_front()?.1 {
                 Waiting::Proposed(key) => self.proposed.remove(&key).map(Overdue::Proposed),
-                Waiting::Forwarded(sequence) => {
-                    self.forwarded.remove(&sequence).map(|forwarded| Overdue::Forwarded(sequence, forwarded))
-                }
+                Waiting::Forwarded(sequence) => self
+                    .forwarded
+                    .remove(&sequence)
+                    .map(|forwarded| Overdue::Forwarded(sequence, forwarded)),
             };
             if overdue.is_some() {
                 return overdue;
@@ -223,9 +233,12 @@ impl<C> Waiters<C> {
 
     /// The node stops: everything that still waits.
     pub fn take_all(&mut self) -> Vec<Overdue<C>> {
-        let proposed = std::mem::take(&mut self.proposed).into_values().map(Overdue::Proposed);
-        let forwarded =
-            std::mem::take(&mut self.forwarded).into_iter().map(|(n, waiting)| Overdue::Forwarded(n, waiting));
+        let proposed = std::mem::take(&mut self.proposed)
+            .into_values()
+            .map(Overdue::Proposed);
+        let forwarded = std::mem::take(&mut self.forwarded)
+            .into_iter()
+            .map(|(n, waiting)| Overdue::Forwarded(n, waiting));
         let parked = std::mem::take(&mut self.parked).into_iter().map(Overdue::Parked);
         proposed.chain(forwarded).chain(parked).collect()
     }
@@ -237,7 +250,10 @@ mod tests {
     use crate::raft::Term;
 
     fn id(index: u64, term: u64) -> EntryId {
-        EntryId { term: Term(term), index: Index(index) }
+        EntryId {
+            term: Term(term),
+            index: Index(index),
+        }
     }
 
     fn remotes(origins: Vec<Origin<u32>>) -> Vec<u32> {
@@ -255,7 +271,10 @@ mod tests {
         assert!(own.is_none());
         assert_eq!(remotes(replaced), [0]);
         let (own, replaced) = waiters.applied(id(6, 3));
-        assert_eq!((remotes(own.into_iter().collect()), remotes(replaced)), (vec![2], vec![1]));
+        assert_eq!(
+            (remotes(own.into_iter().collect()), remotes(replaced)),
+            (vec![2], vec![1])
+        );
         assert_eq!(waiters.len(), 1);
     }
 
@@ -265,12 +284,21 @@ mod tests {
         waiters.proposed(id(1, 1), Ticks(10), Origin::Remote(1));
         waiters.proposed(id(2, 1), Ticks(30), Origin::Remote(2));
         waiters.proposed(id(3, 1), Ticks(20), Origin::Remote(3));
-        waiters.park(Parked { sequence: 1, deadline: Ticks(5), order: Bytes::new(), origin: Origin::Remote(4) });
+        waiters.park(Parked {
+            sequence: 1,
+            deadline: Ticks(5),
+            order: Bytes::new(),
+            origin: Origin::Remote(4),
+        });
         assert_eq!(waiters.deadline(), Some(Ticks(5)));
         let mut overdue = Vec::new();
         while let Some(next) = waiters.take_overdue(Ticks(20)) {
             match next {
-                Overdue::Proposed(Origin::Remote(n)) | Overdue::Parked(Parked { origin: Origin::Remote(n), .. }) => {
+                Overdue::Proposed(Origin::Remote(n))
+                | Overdue::Parked(Parked {
+                    origin: Origin::Remote(n),
+                    ..
+                }) => {
                     overdue.push(n);
                 }
                 other => panic!("{other:?}"),
@@ -285,9 +313,18 @@ mod tests {
         let mut waiters: Waiters<u32> = Waiters::default();
         for sequence in [2, 3, 1] {
             let origin = Origin::Remote(sequence as u32);
-            waiters.park(Parked { sequence, deadline: Ticks(5), order: Bytes::new(), origin });
+            waiters.park(Parked {
+                sequence,
+                deadline: Ticks(5),
+                order: Bytes::new(),
+                origin,
+            });
         }
-        let order: Vec<u64> = waiters.take_parked().iter().map(|parked| parked.sequence).collect();
+        let order: Vec<u64> = waiters
+            .take_parked()
+            .iter()
+            .map(|parked| parked.sequence)
+            .collect();
         assert_eq!(order, [1, 2, 3]);
     }
 }

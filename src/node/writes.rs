@@ -57,7 +57,12 @@ impl<C> Machine<C> {
     /// To the leader, or into the queue until there is one.
     fn pass_on(&mut self, order: Bytes, origin: Origin<C>, host: &mut impl Host<CallId = C>) {
         self.sequence += 1;
-        let parked = Parked { sequence: self.sequence, deadline: self.request_deadline(), order, origin };
+        let parked = Parked {
+            sequence: self.sequence,
+            deadline: self.request_deadline(),
+            order,
+            origin,
+        };
         if self.waiters.has_parked() {
             self.waiters.park(parked);
         } else {
@@ -87,11 +92,24 @@ impl<C> Machine<C> {
             (Some(leader), parked) if leader == self.raft.id() && !transferring => {
                 self.lead_order(&parked.order, parked.origin, host);
             }
-            (Some(leader), Parked { sequence, deadline, order, origin: Origin::Local(local) })
-                if leader != self.raft.id() =>
-            {
+            (
+                Some(leader),
+                Parked {
+                    sequence,
+                    deadline,
+                    order,
+                    origin: Origin::Local(local),
+                },
+            ) if leader != self.raft.id() => {
                 host.call(leader, sequence, order.clone(), deadline);
-                self.waiters.forwarded(sequence, Forwarded { deadline, order, local });
+                self.waiters.forwarded(
+                    sequence,
+                    Forwarded {
+                        deadline,
+                        order,
+                        local,
+                    },
+                );
             }
             // Another node passed this on, and this node does not lead (any more): that node tries again.
             (Some(leader), Parked { origin, .. }) if leader != self.raft.id() => {
@@ -133,7 +151,8 @@ impl<C> Machine<C> {
         match Order::decode(order) {
             Ok(order) => self.lead(order, origin, host),
             Err(reason) => {
-                let text = format!("the leader can't read what this node passed on ({reason}); nothing was done");
+                let text =
+                    format!("the leader can't read what this node passed on ({reason}); nothing was done");
                 self.finish(origin, Reply::error(Code::Err, text), host);
             }
         }
@@ -162,7 +181,12 @@ impl<C> Machine<C> {
             Err(ProposeError::NotLeader | ProposeError::Transferring) => {
                 self.sequence += 1;
                 let order = Order::Write(command).encode();
-                self.park(Parked { sequence: self.sequence, deadline, order, origin });
+                self.park(Parked {
+                    sequence: self.sequence,
+                    deadline,
+                    order,
+                    origin,
+                });
             }
         }
     }
@@ -178,7 +202,11 @@ impl<C> Machine<C> {
             Ok(()) if target == Some(self.raft.id()) => self.finish(origin, Reply::Ok, host),
             Ok(()) => {
                 let deadline = self.request_deadline();
-                self.transfers.push(PendingTransfer { target, deadline, origin });
+                self.transfers.push(PendingTransfer {
+                    target,
+                    deadline,
+                    origin,
+                });
             }
             Err(TransferError::NotLeader) => self.finish(origin, not_leader(), host),
             Err(TransferError::NoSuchVoter) => {
@@ -203,8 +231,13 @@ impl<C> Machine<C> {
                     self.transfers.push(transfer);
                     continue;
                 }
-                None => Reply::error(Code::UnknownResult, "leadership was given up, but no new leader is known yet"),
-                Some(leader) if leader != own && transfer.target.is_none_or(|target| target == leader) => Reply::Ok,
+                None => Reply::error(
+                    Code::UnknownResult,
+                    "leadership was given up, but no new leader is known yet",
+                ),
+                Some(leader) if leader != own && transfer.target.is_none_or(|target| target == leader) => {
+                    Reply::Ok
+                }
                 Some(leader) => Reply::error(
                     Code::TryAgain,
                     format!("leadership was not taken over within an election timeout; node {leader} leads"),
@@ -216,14 +249,22 @@ impl<C> Machine<C> {
 
     /// The leader's answer to what this node passed on, or why there is none.
     pub fn on_answer(&mut self, sequence: u64, result: Result<Bytes, CallError>) {
-        let Some(Forwarded { deadline, order, local }) = self.waiters.take_forwarded(sequence) else {
+        let Some(Forwarded {
+            deadline,
+            order,
+            local,
+        }) = self.waiters.take_forwarded(sequence)
+        else {
             return;
         };
         let reply = match result.map(kv::decode_reply) {
             Ok(Ok(reply)) => reply,
             Ok(Err(error)) => {
                 tracing::warn!(%error, "the leader's reply can't be read");
-                Reply::error(Code::UnknownResult, "the leader's reply can't be read; the write may have been done")
+                Reply::error(
+                    Code::UnknownResult,
+                    "the leader's reply can't be read; the write may have been done",
+                )
             }
             Err(CallError::NotSent | CallError::DeadlineExceeded { written: false }) => not_leader(),
             Err(CallError::Lost | CallError::DeadlineExceeded { written: true }) => Reply::error(
@@ -232,7 +273,12 @@ impl<C> Machine<C> {
             ),
         };
         if matches!(&reply, Reply::Error(error) if error.code == Code::TryAgain && error.text == NOT_LEADER) {
-            self.park(Parked { sequence, deadline, order, origin: Origin::Local(local) });
+            self.park(Parked {
+                sequence,
+                deadline,
+                order,
+                origin: Origin::Local(local),
+            });
         } else {
             local.answer(reply);
         }

@@ -267,7 +267,8 @@ impl Raft {
         if !self.has_committed_in_term() {
             return Err(ProposeError::NotLeader);
         }
-        self.lead_append(Payload::Membership(self.memberships.latest().clone())).map(|_| ())
+        self.lead_append(Payload::Membership(self.memberships.latest().clone()))
+            .map(|_| ())
     }
 
     /// The batch that [`ready`](Raft::ready) gave out is durable.

@@ -1,0 +1,483 @@
+//! Machines on a network that works when a test says so, with disks that write at once.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::host::{Host, Now};
+use super::machine::{Machine, Options};
+use super::request::{Answer, Operation, Outcome, ReadMode, Request, Submission};
+use crate::kv::{self, Code, Command, Condition, Garbage, Moment, Query, Reply, SetAnswer, SetExpiry, Store};
+use crate::raft::{self, Batch, Envelope, Index, Membership, NodeId, Raft, Ticks, Window};
+use crate::transport::CallError;
+
+/// What one machine had done for it.
+#[derive(Default)]
+struct Effects {
+    id: u64,
+    sent: Vec<Envelope>,
+    persisting: bool,
+    /// Calls to other nodes: to whom, under which number, and what.
+    calls: Vec<(NodeId, u64, Bytes)>,
+    /// Answers to others' calls: whose, under which number, and what.
+    answers: Vec<((u64, u64), Bytes)>,
+    hashes: Vec<(Index, u64)>,
+    cluster_id: Option<[u8; 16]>,
+    members: usize,
+    measured: usize,
+}
+
+impl Host for Effects {
+    type CallId = (u64, u64);
+
+    fn send(&mut self, envelope: Envelope) {
+        self.sent.push(envelope);
+    }
+    fn persist(&mut self, _: Batch) {
+        self.persisting = true;
+    }
+    fn measure_free_space(&mut self) {
+        self.measured += 1;
+    }
+    fn discard(&mut self, _: Garbage) {}
+    fn call(&mut self, to: NodeId, sequence: u64, order: Bytes, _: Ticks) {
+        self.calls.push((to, sequence, order));
+    }
+    fn cancel(&mut self, sequence: u64) {
+        self.calls.retain(|(_, other, _)| *other != sequence);
+    }
+    fn answer(&mut self, call: (u64, u64), reply: Bytes) {
+        self.answers.push((call, reply));
+    }
+    fn tell_state_hash(&mut self, index: Index, hash: u64) {
+        self.hashes.push((index, hash));
+    }
+    fn adopt_membership(&mut self, membership: &Membership) {
+        self.members = membership.voters.len();
+    }
+    fn adopt_cluster_id(&mut self, cluster_id: [u8; 16]) {
+        self.cluster_id = Some(cluster_id);
+    }
+    fn mint_cluster_id(&mut self) -> [u8; 16] {
+        [self.id as u8; 16]
+    }
+}
+
+struct World {
+    now: Now,
+    nodes: BTreeMap<u64, (Machine<(u64, u64)>, Effects)>,
+    /// Nodes that nothing reaches and from which nothing comes.
+    cut: Vec<u64>,
+}
+
+impl World {
+    fn new(n: u64, change: impl Fn(&mut Options)) -> World {
+        let now = Now {
+            ticks: Ticks(0),
+            wall_ms: 1_000_000,
+        };
+        let voters = (1..=n).map(NodeId).collect();
+        let addresses = (1..=n)
+            .map(|id| (NodeId(id), raft::Addresses::default()))
+            .collect();
+        let membership = Membership {
+            voters,
+            addresses,
+            ..Membership::default()
+        };
+        let node = |id| {
+            let mut options = Options {
+                cluster_name: "test".into(),
+                incarnation: id,
+                request_timeout_ms: 4000,
+                max_pending: 100,
+                max_memory_bytes: 0,
+                min_free_space_bytes: 1000,
+            };
+            change(&mut options);
+            let recovered = raft::Recovered {
+                membership: membership.clone(),
+                ..Default::default()
+            };
+            let raft = Raft::new(raft_options(id), recovered, now.ticks);
+            (
+                id,
+                (
+                    Machine::new(options, raft, Store::new(), now),
+                    Effects {
+                        id,
+                        ..Effects::default()
+                    },
+                ),
+            )
+        };
+        World {
+            now,
+            nodes: (1..=n).map(node).collect(),
+            cut: Vec::new(),
+        }
+    }
+
+    /// A world whose leader is known everywhere.
+    fn with_leader(n: u64, change: impl Fn(&mut Options)) -> (World, u64) {
+        let mut world = World::new(n, change);
+        let leader = world.wait_for_leader();
+        world.pass(200);
+        (world, leader)
+    }
+
+    fn wait_for_leader(&mut self) -> u64 {
+        for _ in 0..1000 {
+            self.pass(10);
+            let leads = |(id, (machine, _)): (&u64, &(Machine<_>, Effects))| {
+                (!self.cut.contains(id) && machine.is_leader()).then_some(*id)
+            };
+            if let Some(leader) = self.nodes.iter().find_map(leads) {
+                return leader;
+            }
+        }
+        panic!("no leader in 10 s");
+    }
+
+    /// So much time passes, and everything that travels arrives.
+    fn pass(&mut self, ms: u64) {
+        for _ in 0..ms.div_ceil(10) {
+            self.now.ticks = self.now.ticks.after(10);
+            self.now.wall_ms += 10;
+            self.settle();
+        }
+    }
+
+    fn settle(&mut self) {
+        for _ in 0..100 {
+            let ids: Vec<u64> = self.nodes.keys().copied().collect();
+            for id in ids {
+                let (machine, effects) = self.nodes.get_mut(&id).unwrap();
+                machine.tick(self.now);
+                while machine.work(effects).unwrap() {}
+                if std::mem::take(&mut effects.persisting) {
+                    machine.on_persisted();
+                }
+                self.carry(id);
+            }
+        }
+    }
+
+    /// Carries everything that a node has sent to where it goes.
+    fn carry(&mut self, id: u64) {
+        let effects = &mut self.nodes.get_mut(&id).unwrap().1;
+        let (sent, calls) = (
+            std::mem::take(&mut effects.sent),
+            std::mem::take(&mut effects.calls),
+        );
+        let (answers, hashes) = (
+            std::mem::take(&mut effects.answers),
+            std::mem::take(&mut effects.hashes),
+        );
+        let cut = self.cut.clone();
+        let reaches = move |to: u64| !cut.contains(&id) && !cut.contains(&to);
+        for envelope in sent.into_iter().filter(|envelope| reaches(envelope.to.0)) {
+            self.nodes.get_mut(&envelope.to.0).unwrap().0.on_message(envelope);
+        }
+        for (to, sequence, order) in calls {
+            if reaches(to.0) {
+                let (machine, effects) = self.nodes.get_mut(&to.0).unwrap();
+                machine.on_call((id, sequence), &order, effects);
+            } else {
+                self.machine(id).on_answer(sequence, Err(CallError::NotSent));
+            }
+        }
+        for ((to, sequence), reply) in answers.into_iter().filter(|((to, _), _)| reaches(*to)) {
+            self.machine(to).on_answer(sequence, Ok(reply));
+        }
+        for (index, hash) in hashes {
+            for (_, (machine, _)) in self
+                .nodes
+                .iter_mut()
+                .filter(|(to, _)| **to != id && reaches(**to))
+            {
+                machine.on_state_hash(NodeId(id), index, hash);
+            }
+        }
+    }
+
+    fn machine(&mut self, id: u64) -> &mut Machine<(u64, u64)> {
+        &mut self.nodes.get_mut(&id).unwrap().0
+    }
+
+    fn ask(&mut self, id: u64, operation: Operation) -> mpsc::UnboundedReceiver<Answer> {
+        let (answers, inbox) = mpsc::unbounded_channel();
+        let requests = vec![Request { ticket: 7, operation }];
+        let (machine, effects) = self.nodes.get_mut(&id).unwrap();
+        machine.submit(Submission { requests, answers }, effects);
+        inbox
+    }
+
+    fn write(&mut self, id: u64, command: Command) -> mpsc::UnboundedReceiver<Answer> {
+        self.ask(id, Operation::Write(command))
+    }
+
+    fn reply(&mut self, id: u64, operation: Operation) -> Reply {
+        let mut inbox = self.ask(id, operation);
+        self.pass(50);
+        answer(&mut inbox).expect("an answer within 50 ms")
+    }
+}
+
+fn raft_options(id: u64) -> raft::Options {
+    raft::Options {
+        id: NodeId(id),
+        election_timeout_ms: 500,
+        heartbeat_interval_ms: 50,
+        max_append_bytes: 1 << 18,
+        max_batch_bytes: 1 << 20,
+        window: Window {
+            max_requests: 256,
+            max_bytes: 1 << 22,
+        },
+        max_uncommitted_bytes: 1 << 26,
+        max_apply_bytes: 1 << 20,
+        seed: id,
+    }
+}
+
+fn answer(inbox: &mut mpsc::UnboundedReceiver<Answer>) -> Option<Reply> {
+    match inbox.try_recv().ok()?.outcome {
+        Outcome::Reply(reply) => Some(reply),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn code(reply: Option<Reply>) -> Option<Code> {
+    match reply? {
+        Reply::Error(error) => Some(error.code),
+        other => panic!("not an error: {other:?}"),
+    }
+}
+
+fn set(key: &'static str, value: &'static str) -> Command {
+    Command::Set {
+        key: Bytes::from_static(key.as_bytes()),
+        value: Bytes::from_static(value.as_bytes()),
+        condition: Condition::Always,
+        expiry: SetExpiry::Clear,
+        answer: SetAnswer::Status,
+    }
+}
+
+fn get(key: &'static str) -> Operation {
+    Operation::Query(Query::Get(Bytes::from_static(key.as_bytes())), ReadMode::Quorum)
+}
+
+fn value(text: &'static str) -> Reply {
+    Reply::Value(Bytes::from_static(text.as_bytes()))
+}
+
+#[test]
+fn any_node_takes_any_request() {
+    for n in [1, 3, 5] {
+        let (mut world, _) = World::with_leader(n, |_| {});
+        for id in 1..=n {
+            assert_eq!(world.reply(id, Operation::Write(set("k", "v"))), Reply::Ok);
+            for reader in 1..=n {
+                assert_eq!(
+                    world.reply(reader, get("k")),
+                    value("v"),
+                    "{n} nodes, {id} to {reader}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_new_cluster_names_itself_once_and_writes_down_its_members() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    let named: Vec<_> = world
+        .nodes
+        .values()
+        .map(|(_, effects)| effects.cluster_id)
+        .collect();
+    assert_eq!(named, vec![Some([leader as u8; 16]); 3]);
+    assert!(world.nodes.values().all(|(_, effects)| effects.members == 3));
+    world.cut = vec![leader];
+    let second = world.wait_for_leader();
+    world.pass(1000);
+    assert_ne!(leader, second);
+    assert_eq!(world.nodes[&second].1.cluster_id, Some([leader as u8; 16]));
+}
+
+#[test]
+fn without_a_leader_requests_wait_and_then_say_that_nothing_was_done() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    let others: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
+    world.cut = (1..=3).collect();
+    world.pass(2000);
+    let mut write = world.write(others[0], set("k", "v"));
+    let mut read = world.ask(others[1], get("k"));
+    world.pass(3900);
+    assert_eq!((answer(&mut write), answer(&mut read)), (None, None));
+    world.pass(200);
+    assert_eq!(code(answer(&mut write)), Some(Code::ClusterDown));
+    assert_eq!(code(answer(&mut read)), Some(Code::ClusterDown));
+    assert_eq!(world.machine(others[0]).status().problems.len(), 1);
+}
+
+#[test]
+fn parked_writes_go_to_the_next_leader_in_their_order() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    let other = 1 + leader % 3;
+    world.cut = vec![leader];
+    let mut first = world.write(other, set("k", "1"));
+    let mut second = world.write(other, set("k", "2"));
+    world.wait_for_leader();
+    world.pass(200);
+    assert_eq!(
+        (answer(&mut first), answer(&mut second)),
+        (Some(Reply::Ok), Some(Reply::Ok))
+    );
+    assert_eq!(world.reply(other, get("k")), value("2"));
+}
+
+#[test]
+fn a_leader_that_lost_its_quorum_does_not_claim_an_outcome() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    world.cut = vec![leader];
+    let mut write = world.write(leader, set("k", "lost"));
+    let mut read = world.ask(leader, get("k"));
+    world.pass(4100);
+    assert_eq!(code(answer(&mut write)), Some(Code::UnknownResult));
+    assert_eq!(code(answer(&mut read)), Some(Code::ClusterDown));
+}
+
+#[test]
+fn a_write_whose_entry_was_replaced_is_known_not_to_be_done() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    world.cut = vec![leader];
+    let mut write = world.write(leader, set("k", "lost"));
+    let second = world.wait_for_leader();
+    assert_eq!(world.reply(second, Operation::Write(set("k", "kept"))), Reply::Ok);
+    world.cut.clear();
+    world.pass(1000);
+    assert_eq!(code(answer(&mut write)), Some(Code::TryAgain));
+    assert_eq!(world.reply(leader, get("k")), value("kept"));
+}
+
+#[test]
+fn trap_3_50_a_forwarded_write_of_unknown_fate_is_not_sent_again() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    let other = 1 + leader % 3;
+    let mut lost = world.write(other, set("k", "1"));
+    let mut unsent = world.write(other, set("k", "2"));
+    let calls = std::mem::take(&mut world.nodes.get_mut(&other).unwrap().1.calls);
+    world.machine(other).on_answer(calls[0].1, Err(CallError::Lost));
+    world
+        .machine(other)
+        .on_answer(calls[1].1, Err(CallError::NotSent));
+    world.pass(100);
+    assert_eq!(code(answer(&mut lost)), Some(Code::UnknownResult));
+    assert_eq!(answer(&mut unsent), Some(Reply::Ok));
+}
+
+#[test]
+fn bounds_are_kept_and_named() {
+    let (mut world, leader) = World::with_leader(3, |options| {
+        options.max_pending = 2;
+        options.max_memory_bytes = 5;
+    });
+    world.machine(leader).on_free_space(10);
+    let mut full = world.write(leader, set("k", "v"));
+    assert_eq!(code(answer(&mut full)), Some(Code::ReadOnly));
+    world.pass(1000);
+    world.write(leader, set("k", "v"));
+    assert!(world.nodes[&leader].1.measured > 0, "the disk is looked at again");
+    world.machine(leader).on_free_space(10_000);
+    assert_eq!(
+        code(Some(world.reply(leader, Operation::Write(set("key", "value"))))),
+        Some(Code::Oom)
+    );
+    assert_eq!(world.reply(leader, Operation::Write(set("k", "v"))), Reply::Ok);
+    let _waiting = [world.ask(leader, get("k")), world.ask(leader, get("k"))];
+    let mut third = world.ask(leader, get("k"));
+    assert_eq!(code(answer(&mut third)), Some(Code::Busy));
+}
+
+#[test]
+fn expiry_is_an_entry_and_comes_by_itself() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    let expiry = SetExpiry::At(Moment::In(500));
+    let Command::Set {
+        key,
+        value: text,
+        condition,
+        answer,
+        ..
+    } = set("k", "v")
+    else {
+        unreachable!()
+    };
+    let command = Command::Set {
+        key,
+        value: text,
+        condition,
+        expiry,
+        answer,
+    };
+    assert_eq!(world.reply(leader, Operation::Write(command)), Reply::Ok);
+    assert_eq!(world.reply(1 + leader % 3, get("k")), value("v"));
+    world.pass(700);
+    for id in 1..=3 {
+        assert_eq!(world.machine(id).status().keys, 0, "node {id}");
+    }
+}
+
+#[test]
+fn transfer_is_answered_when_another_leads() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    let target = 1 + leader % 3;
+    let asker = 1 + target % 3;
+    let mut inbox = world.ask(asker, Operation::Transfer(Some(NodeId(target))));
+    world.pass(100);
+    assert_eq!(answer(&mut inbox), Some(Reply::Ok));
+    assert!(world.machine(target).is_leader());
+    assert_eq!(
+        code(Some(world.reply(asker, Operation::Transfer(Some(NodeId(9)))))),
+        Some(Code::Err)
+    );
+}
+
+#[test]
+fn a_node_whose_state_differs_serves_nothing_and_says_so() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    let other = 1 + leader % 3;
+    world.reply(leader, Operation::Write(set("k", "v")));
+    world.pass(100);
+    let applied = world.machine(other).status().applied;
+    world.machine(other).on_state_hash(NodeId(leader), applied, 1);
+    assert_eq!(code(Some(world.reply(other, get("k")))), Some(Code::ClusterDown));
+    assert!(world.machine(other).status().problems[0].contains("differs from the leader's"));
+    assert_eq!(world.reply(leader, get("k")), value("v"));
+}
+
+#[test]
+fn a_stopping_node_answers_everything() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    world.cut = vec![leader];
+    let mut write = world.write(leader, set("k", "v"));
+    let mut read = world.ask(leader, get("k"));
+    let (machine, effects) = world.nodes.get_mut(&leader).unwrap();
+    machine.stop(effects);
+    assert_eq!(code(answer(&mut write)), Some(Code::UnknownResult));
+    assert_eq!(code(answer(&mut read)), Some(Code::ReadOnly));
+}
+
+#[test]
+fn what_a_peer_passes_on_may_be_rubbish() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    let (machine, effects) = world.nodes.get_mut(&leader).unwrap();
+    machine.on_call((9, 1), &Bytes::from_static(&[200, 1, 2]), effects);
+    let ((to, _), reply) = effects.answers.pop().unwrap();
+    assert_eq!(to, 9);
+    assert_eq!(code(kv::decode_reply(reply).ok()), Some(Code::Err));
+}
