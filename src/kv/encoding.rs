@@ -387,8 +387,16 @@ mod tests {
     /// If this fails, old logs are no longer readable: add a version or a tag, and leave these.
     #[test]
     fn golden() {
-        let k = || Bytes::from("k");
-        let v = || Bytes::from("val");
+        for (command, bytes) in golden_rows() {
+            assert_eq!(encode_command(&command), bytes, "{command:?}");
+            assert_eq!(decode_command(Bytes::from_static(bytes)), Ok(command.clone()));
+            let entry = [&b"\x01\x80\xd0\x95\xff\xbc1"[..], bytes].concat();
+            assert_eq!(encode_entry(1_700_000_000_000, &command), entry);
+        }
+    }
+
+    fn golden_rows() -> Vec<(Command, &'static [u8])> {
+        let (k, v) = (|| Bytes::from("k"), || Bytes::from("val"));
         let set = |condition, expiry, answer| Command::Set {
             key: k(),
             value: v(),
@@ -396,7 +404,7 @@ mod tests {
             expiry,
             answer,
         };
-        let rows: Vec<(Command, &[u8])> = vec![
+        vec![
             (
                 set(Condition::Always, SetExpiry::Clear, SetAnswer::Status),
                 b"\x01\x01\x01k\x03val\0\0\0",
@@ -447,12 +455,6 @@ mod tests {
                 },
                 b"\x01\x0c0123456789abcdef",
             ),
-        ];
-        for (command, bytes) in rows {
-            assert_eq!(encode_command(&command), bytes, "{command:?}");
-            assert_eq!(decode_command(Bytes::from_static(bytes)), Ok(command.clone()));
-            let entry = [&b"\x01\x80\xd0\x95\xff\xbc1"[..], bytes].concat();
-            assert_eq!(encode_entry(1_700_000_000_000, &command), entry);
-        }
+        ]
     }
 }

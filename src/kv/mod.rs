@@ -196,7 +196,7 @@ impl Store {
         self.len() == 0
     }
 
-    /// The bytes of all keys and values, without what the map takes around them (some 100 bytes a key).
+    /// The bytes of all keys and values, without what the map takes around them (100 bytes a key and more).
     pub fn bytes(&self) -> u64 {
         self.keys.bytes()
     }
@@ -313,4 +313,54 @@ fn state_hash(sum: u64, time_ms: u64, cluster_id: Option<[u8; 16]>) -> u64 {
     let mut rest = time_ms.to_le_bytes().to_vec();
     rest.extend(cluster_id.iter().flatten());
     sum.wrapping_add(xxh3_64(&rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn set(key: &'static str) -> Command {
+        let pairs = vec![(Bytes::from(key), Bytes::from("1"))];
+        Command::MultiSet { pairs }
+    }
+
+    #[test]
+    #[should_panic(expected = "entries are applied one by one")]
+    fn an_index_left_out_ends_the_process() {
+        let mut store = Store::new();
+        store.apply(1, 0, &set("a"));
+        store.apply(3, 0, &set("b"));
+    }
+
+    #[test]
+    #[should_panic(expected = "entries are applied one by one")]
+    fn an_index_applied_twice_ends_the_process() {
+        let mut store = Store::new();
+        store.advance(1);
+        store.advance(1);
+    }
+
+    #[test]
+    fn what_flushall_leaves_is_given_out_once_or_dropped() {
+        let mut store = Store::new();
+        store.apply(1, 0, &set("a"));
+        assert!(store.take_garbage().is_none());
+        store.apply(2, 0, &Command::FlushAll);
+        assert!(store.take_garbage().is_some());
+        assert!(store.take_garbage().is_none());
+        store.apply(3, 0, &Command::FlushAll);
+        store.advance(4);
+        assert!(store.take_garbage().is_none());
+        assert_eq!((store.len(), store.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn a_store_and_its_view_may_go_to_another_thread() {
+        fn sent<T: Send + Sync + 'static>() {}
+        sent::<Store>();
+        sent::<View>();
+        sent::<Garbage>();
+    }
 }

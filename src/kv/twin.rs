@@ -41,21 +41,7 @@ impl Twin {
                 _ => Reply::Integer(0),
             },
             Command::GetDelete { key } => value(self.take(key)),
-            Command::Increment { key, by } => {
-                let row = self.row(key);
-                let text = row.as_ref().map_or(b"0".to_vec(), |row| row.value.clone());
-                let text = String::from_utf8_lossy(&text).into_owned();
-                match text.parse::<i64>() {
-                    Ok(number) if number.to_string() == text => match number.checked_add(*by) {
-                        Some(sum) => {
-                            self.write(key, sum.to_string().as_bytes(), row.and_then(|row| row.expiry));
-                            Reply::Integer(sum)
-                        }
-                        None => Reply::error(Code::Err, "increment or decrement would overflow"),
-                    },
-                    _ => Reply::error(Code::Err, "value is not an integer or out of range"),
-                }
-            }
+            Command::Increment { key, by } => self.increment(key, *by),
             Command::Append { key, value } => {
                 let row = self.row(key);
                 let mut whole = row.as_ref().map_or(Vec::new(), |row| row.value.clone());
@@ -81,18 +67,7 @@ impl Twin {
                 self.rows.clear();
                 Reply::Ok
             }
-            Command::ExpireDue { limit } => {
-                let mut due: Vec<(i64, Vec<u8>)> = Vec::new();
-                for (key, row) in &self.rows {
-                    if let Some(at) = row.expiry.filter(|at| *at <= self.time) {
-                        due.push((at, key.clone()));
-                    }
-                }
-                due.sort();
-                due.truncate(*limit as usize);
-                due.iter().for_each(|(_, key)| drop(self.rows.remove(key)));
-                Reply::Integer(due.len() as i64)
-            }
+            Command::ExpireDue { limit } => self.expire_due(*limit),
             Command::Bootstrap { .. } => Reply::Ok,
         }
     }
@@ -160,6 +135,35 @@ impl Twin {
             self.write(key, &row.value, Some(at));
         }
         Reply::Integer(holds as i64)
+    }
+
+    fn increment(&mut self, key: &[u8], by: i64) -> Reply {
+        let row = self.row(key);
+        let text = row.as_ref().map_or(b"0".to_vec(), |row| row.value.clone());
+        let text = String::from_utf8_lossy(&text).into_owned();
+        match text.parse::<i64>() {
+            Ok(number) if number.to_string() == text => match number.checked_add(by) {
+                Some(sum) => {
+                    self.write(key, sum.to_string().as_bytes(), row.and_then(|row| row.expiry));
+                    Reply::Integer(sum)
+                }
+                None => Reply::error(Code::Err, "increment or decrement would overflow"),
+            },
+            _ => Reply::error(Code::Err, "value is not an integer or out of range"),
+        }
+    }
+
+    fn expire_due(&mut self, limit: u32) -> Reply {
+        let mut due: Vec<(i64, Vec<u8>)> = Vec::new();
+        for (key, row) in &self.rows {
+            if let Some(at) = row.expiry.filter(|at| *at <= self.time) {
+                due.push((at, key.clone()));
+            }
+        }
+        due.sort();
+        due.truncate(limit as usize);
+        due.iter().for_each(|(_, key)| drop(self.rows.remove(key)));
+        Reply::Integer(due.len() as i64)
     }
 
     /// The row, unless it has expired; then it goes.
