@@ -19,6 +19,8 @@ pub mod client;
 
 pub mod config;
 
+pub mod logging;
 pub mod server;
+pub mod systemd;
 
 pub mod cmd;
