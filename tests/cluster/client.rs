@@ -90,11 +90,6 @@ impl Client {
             _ => Err(bad(line)),
         }
     }
-
-    /// Ends the sending half, as `printf … | nc` does.
-    pub fn finish_sending(&self) -> io::Result<()> {
-        self.reader.get_ref().shutdown(std::net::Shutdown::Write)
-    }
 }
 
 impl Reply {

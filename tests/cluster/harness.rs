@@ -44,6 +44,11 @@ pub fn wait_for<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Opt
     }
 }
 
+/// Lets time pass, where time itself is what matters: how long the network is bad, how much an idle node uses.
+pub fn let_pass(time: Duration) {
+    thread::sleep(time);
+}
+
 /// What a cluster should be like; `start` makes it.
 pub struct Builder {
     nodes: u64,
@@ -277,6 +282,15 @@ impl Cluster {
     pub fn follower(&self) -> u64 {
         let leader = self.leader();
         self.ids_without(leader)[0]
+    }
+
+    /// Waits until node `id` has applied all that was committed when this was called.
+    pub fn caught_up(&self, id: u64) {
+        let leader = self.leader();
+        let commit = wait_for("the leader's commit index", SOON, || self.status(leader)).commit;
+        wait_for("a node that has caught up", SOON, || {
+            self.status(id).filter(|s| s.applied >= commit)
+        });
     }
 
     /// Waits until every node runs and all have applied all of the same log; panics if they then differ.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use raftline::base::rng::Rng;
 
 use crate::client::{Client, Reply};
-use crate::harness::{Cluster, REQUEST_TIMEOUT, SOON, wait_for};
+use crate::harness::{Cluster, REQUEST_TIMEOUT, SOON, let_pass, wait_for};
 use crate::history::{Action, History, Operation, Outcome};
 
 /// Runs `work` in `clients` threads, again and again, until `events` has ended. Each call of `work` gets the
@@ -86,6 +86,7 @@ pub struct Writers {
     clients: Vec<Mutex<Roaming>>,
     next: AtomicU64,
     acknowledged: Mutex<Vec<u64>>,
+    failed: AtomicU64,
 }
 
 impl Writers {
@@ -98,12 +99,8 @@ impl Writers {
             clients,
             next: AtomicU64::new(0),
             acknowledged: Mutex::default(),
+            failed: AtomicU64::new(0),
         }
-    }
-
-    /// How many clients there are.
-    pub fn count(&self) -> usize {
-        self.clients.len()
     }
 
     /// Client number `client` writes one key.
@@ -116,14 +113,20 @@ impl Writers {
         if reply == Some(Reply::ok()) {
             self.acknowledged.lock().unwrap().push(n);
         } else {
+            self.failed.fetch_add(1, Ordering::Relaxed);
             // Nobody is there to answer, or there is no leader: not worth a busy loop.
-            thread::sleep(Duration::from_millis(2));
+            let_pass(Duration::from_millis(2));
         }
     }
 
     /// How many writes were acknowledged so far.
     pub fn acknowledged(&self) -> usize {
         self.acknowledged.lock().unwrap().len()
+    }
+
+    /// How many writes were refused or had no answer so far.
+    pub fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
     }
 
     /// Waits for this many more acknowledgements; how long it took.
@@ -210,7 +213,7 @@ impl Recorders {
             _ => Action::Set(fresh),
         };
         let Some(connection) = recorder.roaming.client() else {
-            thread::sleep(Duration::from_millis(2));
+            let_pass(Duration::from_millis(2));
             return;
         };
         recorder.done += 1;
