@@ -431,6 +431,11 @@ impl Node {
             .arg("--config")
             .arg(&self.config)
             .env_remove("NOTIFY_SOCKET");
+        // The environment wins over the file, and a person may have set something for another node.
+        for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("RAFTLINE_"))
+        {
+            command.env_remove(key);
+        }
         command
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
