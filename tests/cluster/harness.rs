@@ -169,7 +169,10 @@ impl Builder {
             "cluster",
             &["name = \"test\"".into(), format!("members = [\n{members}]")],
         );
-        add("storage", &["segment_size = \"1MiB\"".into()]);
+        if !self.settings.contains_key("storage") {
+            // Small segments, so that tests fill and recycle some.
+            add("storage", &["segment_size = \"1MiB\"".into()]);
+        }
         let section = |(name, lines): (&&str, &Vec<String>)| format!("[{name}]\n{}\n", lines.join("\n"));
         sections.iter().map(section).collect::<Vec<_>>().join("\n")
     }
