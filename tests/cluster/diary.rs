@@ -25,7 +25,7 @@ fn diary_dead_peer_harms_nobody() {
         let mut cluster = Cluster::start(nodes);
         let leader = cluster.leader();
         let (sick, other) = (cluster.ids_without(leader)[0], cluster.ids_without(leader)[1]);
-        let writes = |cluster: &mut Cluster, what: &str| {
+        let writes = |cluster: &Cluster, what: &str| {
             for id in [leader, other] {
                 for n in 0..50 {
                     let reply = cluster.call(id, &format!("SET dead:{id}:{n} {n}"));
@@ -36,15 +36,15 @@ fn diary_dead_peer_harms_nobody() {
             assert_eq!(cluster.leader(), leader, "while a node {what}");
         };
         cluster.stop(sick);
-        writes(&mut cluster, "hangs");
+        writes(&cluster, "hangs");
         cluster.cont(sick);
         cluster.kill_9(sick);
-        writes(&mut cluster, "is dead");
+        writes(&cluster, "is dead");
         let rubbish = Rubbish::listen(cluster.peer_address(sick));
         wait_for("calls to the node that talks rubbish", SOON, || {
             (rubbish.calls() >= 2).then_some(())
         });
-        writes(&mut cluster, "talks rubbish");
+        writes(&cluster, "talks rubbish");
         drop(rubbish);
         cluster.restart(sick);
         cluster.whole();

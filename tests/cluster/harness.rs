@@ -254,6 +254,7 @@ impl Cluster {
         if node.process.is_none() || node.stopped {
             return None;
         }
+        node.assert_runs();
         let mut client = Client::connect(node.client, Duration::from_secs(2)).ok()?;
         match client.call("RAFT STATUS").ok()? {
             Reply::Text(json) => Some(serde_json::from_str(&json).unwrap_or_else(|e| panic!("{e}: {json}"))),
@@ -359,13 +360,8 @@ impl Cluster {
     }
 
     /// Panics unless every node that was started and not ended by the test still runs.
-    pub fn assert_all_run(&mut self) {
-        for node in &mut self.nodes {
-            if let Some(process) = &mut node.process {
-                let ended = process.try_wait().unwrap();
-                assert!(ended.is_none(), "node {} ended by itself: {ended:?}", node.id);
-            }
-        }
+    pub fn assert_all_run(&self) {
+        self.nodes.iter().for_each(Node::assert_runs);
     }
 
     fn signal(&self, id: u64, signal: Signal) {
@@ -418,6 +414,20 @@ impl Node {
             log: folder.join(format!("node{id}.log")),
             process: None,
             stopped: false,
+        }
+    }
+
+    /// A child that has ended is a zombie until it is waited for.
+    fn assert_runs(&self) {
+        if let Some(process) = &self.process {
+            let stat = process_stat(process.id());
+            let state = stat.as_ref().and_then(|fields| fields.first());
+            assert_ne!(
+                state.map(String::as_str),
+                Some("Z"),
+                "node {} ended by itself",
+                self.id
+            );
         }
     }
 
