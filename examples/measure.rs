@@ -1,0 +1,350 @@
+//! The numbers that the README speaks of, each on three real `raftline serve` processes with default timers:
+//!
+//! ```sh
+//! cargo run --release --example measure -- failover     # the longest gap between two acknowledged writes
+//! cargo run --release --example measure -- latency      # one client's writes beside fdatasync on the same disk
+//! cargo run --release --example measure -- throughput   # 64 clients, through the leader and through all nodes
+//! cargo run --release --example measure -- idle         # processor time of nodes with nothing to do
+//! ```
+//!
+//! The nodes write below the folder for temporary files (`TMPDIR`), which should be on the disk in question.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use client::{Client, Reply};
+use harness::{Cluster, SOON, cpu_time, let_pass, wait_for};
+
+#[allow(dead_code)]
+#[path = "../tests/cluster/client.rs"]
+mod client;
+#[allow(dead_code)]
+#[path = "../tests/cluster/harness.rs"]
+mod harness;
+#[allow(dead_code)]
+#[path = "../tests/cluster/proxy.rs"]
+mod proxy;
+
+const VALUE_BYTES: usize = 128;
+
+fn main() {
+    build();
+    let measurements: [(&str, fn()); 4] = [
+        ("failover", failover),
+        ("latency", latency),
+        ("throughput", throughput),
+        ("idle", idle),
+    ];
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    for name in &wanted {
+        match measurements.iter().find(|(known, _)| known == name) {
+            Some((_, measure)) => measure(),
+            None => panic!(
+                "{name}? There are: {}",
+                measurements.map(|(known, _)| known).join(", ")
+            ),
+        }
+    }
+    assert!(
+        !wanted.is_empty(),
+        "what? There are: {}",
+        measurements.map(|(known, _)| known).join(", ")
+    );
+}
+
+/// The release binary beside this example.
+fn raftline() -> PathBuf {
+    let example = std::env::current_exe().unwrap();
+    example
+        .parent()
+        .and_then(|examples| examples.parent())
+        .unwrap()
+        .join("raftline")
+}
+
+/// An example does not bring the binary up to date by itself. Not run by cargo: what is there is measured.
+fn build() {
+    if let Some(cargo) = std::env::var_os("CARGO") {
+        let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+        let status = Command::new(cargo)
+            .args([
+                "build",
+                "--release",
+                "--bin",
+                "raftline",
+                "--manifest-path",
+                manifest,
+            ])
+            .status();
+        assert!(status.unwrap().success(), "the binary does not build");
+    }
+    assert!(
+        raftline().exists(),
+        "{} is missing: cargo build --release",
+        raftline().display()
+    );
+}
+
+fn cluster() -> Cluster {
+    let cluster = Cluster::builder(3)
+        .set("storage", "segment_size = \"64MiB\"")
+        .start();
+    cluster.whole();
+    println!("three nodes below {}", cluster.folder().display());
+    cluster
+}
+
+/// The value below which half of them are.
+fn median<T: Copy + PartialOrd>(values: &[T]) -> T {
+    percentile(values, 50)
+}
+
+fn percentile<T: Copy + PartialOrd>(values: &[T], percent: usize) -> T {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(|a, b| a.partial_cmp(b).unwrap());
+    sorted[(sorted.len() * percent / 100).min(sorted.len() - 1)]
+}
+
+/// What happens to the leader.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    Sigterm,
+    Kill9,
+    Sigstop,
+}
+
+/// One client writes through a follower all the time, while the leader goes.
+fn failover() {
+    const ROUNDS: usize = 20;
+    let mut cluster = cluster();
+    println!("longest gap between two acknowledged writes through a follower, {ROUNDS} rounds, ms:");
+    println!("{:>8} {:>8} {:>8} {:>8}", "", "median", "min", "max");
+    for event in [Event::Sigterm, Event::Kill9, Event::Sigstop] {
+        let gaps: Vec<f64> = (0..ROUNDS)
+            .map(|_| failover_round(&mut cluster, event).as_secs_f64() * 1e3)
+            .collect();
+        let name = format!("{event:?}");
+        println!(
+            "{name:>8} {:>8.1} {:>8.1} {:>8.1}",
+            median(&gaps),
+            percentile(&gaps, 0),
+            percentile(&gaps, 100)
+        );
+    }
+}
+
+fn failover_round(cluster: &mut Cluster, event: Event) -> Duration {
+    cluster.whole();
+    let old = cluster.leader();
+    let others = cluster.ids_without(old);
+    let through = cluster.client_address(others[0]);
+    let acknowledged = Mutex::new(Vec::new());
+    let stopped = AtomicBool::new(false);
+    let more = |count: usize| {
+        let before = acknowledged.lock().unwrap().len();
+        wait_for("acknowledged writes", SOON, || {
+            (acknowledged.lock().unwrap().len() >= before + count).then_some(())
+        });
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| write_until(&stopped, through, &acknowledged));
+        more(100);
+        match event {
+            Event::Sigterm => drop(cluster.terminate(old)),
+            Event::Kill9 => cluster.kill_9(old),
+            Event::Sigstop => cluster.stop(old),
+        }
+        cluster.leader_among(&others);
+        more(100);
+        stopped.store(true, Ordering::SeqCst);
+    });
+    match event {
+        Event::Sigstop => cluster.cont(old),
+        Event::Sigterm | Event::Kill9 => cluster.restart(old),
+    }
+    let moments = acknowledged.into_inner().unwrap();
+    moments
+        .windows(2)
+        .map(|pair: &[Instant]| pair[1] - pair[0])
+        .max()
+        .unwrap()
+}
+
+/// Writes one after the other, and notes when each was acknowledged. What is refused is tried again.
+fn write_until(stopped: &AtomicBool, address: SocketAddr, acknowledged: &Mutex<Vec<Instant>>) {
+    const BEFORE_NEXT_TRY: Duration = Duration::from_millis(1);
+    let mut client = Client::connect(address, SOON).unwrap();
+    for n in 0_u64.. {
+        if stopped.load(Ordering::SeqCst) {
+            return;
+        }
+        match client.call(&format!("SET failover {n}")).unwrap() {
+            Reply::Text(_) => acknowledged.lock().unwrap().push(Instant::now()),
+            _ => let_pass(BEFORE_NEXT_TRY),
+        }
+    }
+}
+
+/// One client's writes through the leader; after each one, as much is written and synced by this process.
+fn latency() {
+    const WRITES: usize = 3000;
+    const WARM_UP: usize = 200;
+    const RECORD_BYTES: usize = 160;
+    let cluster = cluster();
+    let mut client = cluster.client(cluster.leader());
+    let file = zeroed_file(cluster.folder().join("floor"), (WRITES + WARM_UP) * RECORD_BYTES).unwrap();
+    let value = "v".repeat(VALUE_BYTES);
+    let (mut writes, mut syncs) = (vec![], vec![]);
+    for n in 0..WRITES + WARM_UP {
+        let start = Instant::now();
+        assert_eq!(
+            client.call(&format!("SET latency:{n} {value}")).unwrap(),
+            Reply::ok()
+        );
+        writes.push(start.elapsed());
+        let start = Instant::now();
+        file.write_all_at(&[7; RECORD_BYTES], (n * RECORD_BYTES) as u64)
+            .unwrap();
+        file.sync_data().unwrap();
+        syncs.push(start.elapsed());
+    }
+    let (writes, syncs) = (&writes[WARM_UP..], &syncs[WARM_UP..]);
+    println!(
+        "{WRITES} writes of {VALUE_BYTES} bytes, one client, beside fdatasync of {RECORD_BYTES} bytes, µs:"
+    );
+    println!("{:>10} {:>8} {:>8}", "", "median", "p99");
+    for (name, times) in [("write", writes), ("fdatasync", syncs)] {
+        println!(
+            "{name:>10} {:>8} {:>8}",
+            median(times).as_micros(),
+            percentile(times, 99).as_micros()
+        );
+    }
+    println!(
+        "ratio of the medians: {:.2}",
+        median(writes).as_secs_f64() / median(syncs).as_secs_f64()
+    );
+}
+
+/// A file written through once, as a segment of the log is before it is used.
+fn zeroed_file(path: PathBuf, bytes: usize) -> io::Result<File> {
+    let mut file = OpenOptions::new().create_new(true).write(true).open(path)?;
+    file.write_all(&vec![0; bytes])?;
+    file.sync_all()?;
+    Ok(file)
+}
+
+/// 64 connections, each with one write under way.
+fn throughput() {
+    const RUNS: usize = 5;
+    let cluster = cluster();
+    let leader = vec![cluster.client_address(cluster.leader())];
+    let all = cluster.addresses();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    println!("acknowledged writes/s of {VALUE_BYTES} bytes, 64 connections, {RUNS} runs:");
+    println!("{:>14} {:>8} {:>8} {:>8}", "", "median", "min", "max");
+    let mut rates = [vec![], vec![]];
+    for _ in 0..RUNS {
+        for (addresses, rates) in [&leader, &all].into_iter().zip(&mut rates) {
+            rates.push(runtime.block_on(closed_loop(addresses)));
+        }
+    }
+    for (name, rates) in ["to the leader", "to all nodes"].into_iter().zip(&rates) {
+        println!(
+            "{name:>14} {:>8.0} {:>8.0} {:>8.0}",
+            median(rates),
+            percentile(rates, 0),
+            percentile(rates, 100)
+        );
+    }
+    assert_eq!(
+        vec![cluster.client_address(cluster.leader())],
+        leader,
+        "the leader changed meanwhile"
+    );
+}
+
+/// Writes a second from 64 connections that each wait for a reply before they write again.
+async fn closed_loop(addresses: &[SocketAddr]) -> f64 {
+    const CONNECTIONS: usize = 64;
+    const WARM_UP: Duration = Duration::from_secs(1);
+    const TIME: Duration = Duration::from_secs(5);
+    let count = AtomicU64::new(0);
+    let connections = (0..CONNECTIONS).map(|n| write_forever(addresses[n % addresses.len()], n, &count));
+    let work = futures::future::try_join_all(connections);
+    let measured = async {
+        tokio::time::sleep(WARM_UP).await;
+        let (before, start) = (count.load(Ordering::Relaxed), Instant::now());
+        tokio::time::sleep(TIME).await;
+        (count.load(Ordering::Relaxed) - before) as f64 / start.elapsed().as_secs_f64()
+    };
+    tokio::select! {
+        failed = work => panic!("a connection failed: {failed:?}"),
+        rate = measured => rate,
+    }
+}
+
+async fn write_forever(address: SocketAddr, connection: usize, count: &AtomicU64) -> io::Result<()> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let request = format!("SET load:{connection} {}\n", "v".repeat(VALUE_BYTES));
+    let mut reply = [0; 256];
+    loop {
+        stream.write_all(request.as_bytes()).await?;
+        let mut read = 0;
+        while read == 0 || reply[read - 1] != b'\n' {
+            match stream.read(&mut reply[read..]).await? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                more => read += more,
+            }
+        }
+        if &reply[..read] != b"+OK\n" {
+            return Err(io::Error::other(
+                String::from_utf8_lossy(&reply[..read]).into_owned(),
+            ));
+        }
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Nobody is connected, nothing is written.
+fn idle() {
+    const WINDOW: Duration = Duration::from_secs(30);
+    let cluster = cluster();
+    let leader = cluster.leader();
+    let before: Vec<Duration> = cluster
+        .ids()
+        .iter()
+        .map(|id| cpu_time(cluster.pid(*id)))
+        .collect();
+    let_pass(WINDOW);
+    println!("processor time in {WINDOW:?} with nothing to do, percent of one core:");
+    for (id, before) in cluster.ids().into_iter().zip(before) {
+        let used = cpu_time(cluster.pid(id)) - before;
+        let role = if id == leader { "leader" } else { "follower" };
+        println!(
+            "node {id} ({role}): {:.2}",
+            100.0 * used.as_secs_f64() / WINDOW.as_secs_f64()
+        );
+    }
+}
