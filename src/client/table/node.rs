@@ -1,0 +1,177 @@
+//! Commands about the node and its cluster.
+
+use bytes::Bytes;
+
+use crate::base::escape;
+use crate::base::glob::Glob;
+use crate::kv::{Error, Reply};
+use crate::raft::NodeId;
+
+use super::{Action, Args, Flag, Keys, Page, Row, answer, err, find, later, rows};
+
+pub(super) const ROWS: &[Row] = &[
+    Row {
+        name: "HELP",
+        arity: -1,
+        flags: &[Flag::Fast],
+        keys: Keys::NONE,
+        parse: help,
+        syntax: "[command]",
+        summary: "this list, or one command of it",
+    },
+    Row {
+        name: "STATUS",
+        arity: 1,
+        flags: &[Flag::Fast],
+        keys: Keys::NONE,
+        parse: |_| Ok(Action::Page(Page::Status)),
+        syntax: "",
+        summary: "this node and its cluster, what is wrong and what to do about it",
+    },
+    Row {
+        name: "INFO",
+        arity: -1,
+        flags: &[Flag::Fast],
+        keys: Keys::NONE,
+        parse: |args| {
+            let sections = (1..args.len()).map(|at| args.text(at).to_ascii_lowercase());
+            Ok(Action::Page(Page::Info(sections.collect())))
+        },
+        syntax: "[section …]",
+        summary: "figures of this node, named as Redis names them",
+    },
+    Row {
+        name: "RAFT",
+        arity: -2,
+        flags: &[Flag::Admin],
+        keys: Keys::NONE,
+        parse: raft,
+        syntax: "STATUS|MEMBERS|TRANSFER [id]|HELP",
+        summary: "the consensus underneath: status as JSON, members, handing leadership over",
+    },
+    Row {
+        name: "CONFIG",
+        arity: -2,
+        flags: &[Flag::Admin],
+        keys: Keys::NONE,
+        parse: config,
+        syntax: "GET pattern …",
+        summary: "what programs written for Redis ask for; the configuration is a file",
+    },
+    later("FEED"),
+    later("UNFEED"),
+    later("MULTI"),
+    later("EXEC"),
+    later("DISCARD"),
+    later("WATCH"),
+    later("UNWATCH"),
+    later("LEASE"),
+    later("ONCE"),
+    later("SESSION"),
+    later("SEQ"),
+];
+
+/// The commands under RAFT: name, further words, help. The last ones are still to come.
+const RAFT_HELP: [(&str, &str, &str); 4] = [
+    (
+        "STATUS",
+        "",
+        "this node's picture of itself and the cluster, one JSON object",
+    ),
+    (
+        "MEMBERS",
+        "",
+        "a list per member: id, role, peer address, client address, match index (_ but on the leader)",
+    ),
+    (
+        "TRANSFER",
+        " [id]",
+        "hands leadership to this voter, or to the most up-to-date one; +OK when done",
+    ),
+    ("HELP", "", "this list"),
+];
+
+fn raft(args: &Args<'_>) -> Result<Action, Error> {
+    match args.bytes(1).to_ascii_uppercase().as_slice() {
+        b"STATUS" => args.expect_len(2).map(|()| Action::Page(Page::Json)),
+        b"MEMBERS" => args.expect_len(2).map(|()| Action::Page(Page::Members)),
+        b"HELP" => args.expect_len(2).and_then(|()| answer(Reply::List(raft_help()))),
+        b"TRANSFER" if args.len() == 2 => Ok(Action::Transfer(None)),
+        b"TRANSFER" => {
+            args.expect_len(3)?;
+            match u64::try_from(args.integer(2)?) {
+                Ok(id) if id > 0 => Ok(Action::Transfer(Some(NodeId(id)))),
+                _ => Err(err("a node's id is a number from 1 on, see RAFT MEMBERS")),
+            }
+        }
+        b"ADD" | b"PROMOTE" | b"REMOVE" | b"SNAPSHOT" | b"VERIFY" => Err(err(format!(
+            "RAFT {} is not built yet; nothing was done",
+            args.shown(1).to_ascii_uppercase()
+        ))),
+        _ => Err(args.unknown_under()),
+    }
+}
+
+fn raft_help() -> Vec<Reply> {
+    let line = |(name, words, help)| line(format!("RAFT {name}{words} - {help}"));
+    RAFT_HELP.into_iter().map(line).collect()
+}
+
+fn help(args: &Args<'_>) -> Result<Action, Error> {
+    if args.len() == 1 {
+        let lines = rows().filter(|row| row.is_built()).map(|row| line(row.help()));
+        return answer(Reply::List(lines.collect()));
+    }
+    let Some(row) = find(args.bytes(1)).filter(|row| row.is_built()) else {
+        return Err(err(format!(
+            "there is no command '{}'; HELP lists all",
+            args.shown(1)
+        )));
+    };
+    let mut lines = vec![line(row.help())];
+    if row.name == "RAFT" {
+        lines.extend(raft_help());
+    }
+    answer(Reply::List(lines))
+}
+
+/// The settings that tools ask for before they do anything.
+const SETTINGS: [(&str, &str); 4] = [
+    ("save", ""),
+    ("appendonly", "yes"),
+    ("databases", "1"),
+    ("maxmemory", "0"),
+];
+
+fn config(args: &Args<'_>) -> Result<Action, Error> {
+    match args.bytes(1).to_ascii_uppercase().as_slice() {
+        b"GET" if args.len() < 3 => Err(args.wrong_number_under()),
+        b"GET" => {
+            let asked = |name: &str| {
+                (2..args.len())
+                    .any(|at| Glob::new(&args.bytes(at).to_ascii_lowercase()).matches(name.as_bytes()))
+            };
+            let found = SETTINGS.into_iter().filter(|(name, _)| asked(name));
+            Ok(Action::Answer(super::Response::Map(
+                found
+                    .map(|(name, value)| (name.into(), value_of(value)))
+                    .collect(),
+            )))
+        }
+        b"SET" | b"REWRITE" => Err(err(
+            "the configuration is a file: change it there and restart the node",
+        )),
+        _ => Err(err(format!(
+            "unknown subcommand '{}'. Try CONFIG GET.",
+            escape::excerpt(args.bytes(1), 128)
+        ))),
+    }
+}
+
+fn value_of(text: &'static str) -> Reply {
+    Reply::Value(Bytes::from_static(text.as_bytes()))
+}
+
+fn line(text: String) -> Reply {
+    Reply::Value(Bytes::from(text))
+}
