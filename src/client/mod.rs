@@ -1,1 +1,140 @@
-//! client (being built).
+//! What users speak: two dialects on one port, one command table, one connection after the other.
+//!
+//! A request goes down and its reply comes up:
+//!
+//! 1. `connection` reads bytes; `codec` picks the dialect by the first byte of each request, `line` or `resp`
+//!    give the words.
+//! 2. `table` finds the command's row and makes an `Action` of the words, or an error that says what is wrong.
+//! 3. What the node must answer is submitted to [`Node`], all that arrived together in one message; what
+//!    concerns the connection alone is answered by `session`.
+//! 4. Answers come back in any order and leave in the order of the requests; what is ready leaves in one
+//!    write. Reads of many keys are walked here, piece by piece, by `walk`; `pages` makes INFO and STATUS.
+//!
+//! **Order.** A connection sees the effects of its own requests in their order, on any node: while writes are
+//! under way, more writes may follow, but a read waits for their answers, and the other way round. Writes of
+//! one connection are applied in their order because they travel to the leader in it.
+//!
+//! **Bounds.** A connection has at most [`REQUESTS_MAX`](connection) requests under way and so many bytes
+//! of them; past it, and while its client does not read replies, nothing more is read from its socket. Nothing
+//! that comes from a socket ends in a panic.
+//!
+//! This layer knows nothing of Raft, the log, or other nodes beyond what [`Node`] tells.
+//!
+//! Missing: users and permissions (the table's flags are there for them), TLS, MULTI, FEED, ONCE, SESSION and
+//! LEASE, CLIENT LIST and KILL.
+
+mod accept;
+mod codec;
+mod connection;
+mod counters;
+#[cfg(test)]
+mod fake;
+mod line;
+mod pages;
+mod reply;
+mod resp;
+mod session;
+mod table;
+mod walk;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::kv::Error;
+use crate::node::{Node, ReadMode};
+
+pub use accept::serve;
+pub use connection::serve_connection;
+pub use counters::Counters;
+
+/// What the client layer is told by the configuration.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `limits.max_connections`: one more is told so and closed.
+    pub max_connections: usize,
+    /// `limits.max_request`: bytes of one line, or of one RESP request with its framing.
+    pub max_request_bytes: usize,
+    /// `limits.idle_timeout`: a connection that asks nothing for so long is closed; zero is never.
+    pub idle_timeout: Duration,
+    /// How long a client may take to read a piece of its replies before it is cut.
+    pub stall_timeout: Duration,
+    /// `raft.read_mode`: how connections read that did not say READ.
+    pub read_mode: ReadMode,
+    /// The port of `listen.client`, for INFO.
+    pub tcp_port: u16,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            max_connections: 10_000,
+            max_request_bytes: 1 << 20,
+            idle_timeout: Duration::ZERO,
+            stall_timeout: Duration::from_secs(30),
+            read_mode: ReadMode::Quorum,
+            tcp_port: 7238,
+        }
+    }
+}
+
+/// What all connections of a node share.
+#[derive(Debug)]
+pub struct Service {
+    node: Node,
+    options: Options,
+    counters: Counters,
+    cursors: Mutex<walk::Cursors>,
+    clients: AtomicU64,
+    started: Instant,
+}
+
+impl Service {
+    /// The service of this node.
+    pub fn new(node: Node, options: Options) -> Arc<Service> {
+        Arc::new(Service {
+            node,
+            options,
+            counters: Counters::default(),
+            cursors: Mutex::new(walk::Cursors::new()),
+            clients: AtomicU64::new(0),
+            started: Instant::now(),
+        })
+    }
+
+    /// What has happened so far, for INFO and metrics.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The options it was made with.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// The number of a new connection, from 1 on.
+    fn next_client_id(&self) -> u64 {
+        self.clients.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn remember_cursor(&self, key: Bytes) -> u64 {
+        self.cursors().remember(key)
+    }
+
+    fn resolve_cursor(&self, cursor: u64) -> Result<Bytes, Error> {
+        self.cursors().resolve(cursor)
+    }
+
+    fn cursors(&self) -> std::sync::MutexGuard<'_, walk::Cursors> {
+        // Nothing panics while it holds the lock; if it did, the cursors would still be whole.
+        self.cursors
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
