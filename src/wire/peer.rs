@@ -506,8 +506,8 @@ fn append_entries_from_proto(append: proto::AppendEntries, term: Term) -> Result
     let mut entries = Vec::with_capacity(append.entries.len());
     let mut last = prev_log;
     for entry in append.entries {
-        let entry =
-            entry_from_proto(entry).map_err(|error| bad(format!("an entry after {last}: {error}")))?;
+        let entry = entry_from_proto(entry)
+            .map_err(|error| bad(format!("an entry after entry {last}: {}", error.reason)))?;
         let follows = last.index.0.checked_add(1) == Some(entry.id.index.0);
         if !follows || entry.id.term < last.term || entry.id.term > term || entry.id.term == Term(0) {
             return Err(bad(format!(
