@@ -74,7 +74,8 @@ pub struct SocketOptions {
     /// how long the other side may keep its window closed.
     pub user_timeout: Option<Duration>,
     /// How many bytes the kernel takes beyond those it is sending (TCP_NOTSENT_LOWAT). What is in the
-    /// kernel can no longer be overtaken, so little of it may be there (trap 3.27). `None`: as much as it likes.
+    /// kernel can no longer be overtaken, so little of it may be there (trap 3.27). `None`: as much as it
+    /// likes.
     pub unsent_max_bytes: Option<u32>,
 }
 

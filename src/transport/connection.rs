@@ -266,9 +266,9 @@ impl Connection {
 
     fn on_too_large(&self, request_id: u64, frame: &Frame, error: FrameTooLarge) {
         self.shared.counters.sends_dropped.fetch_add(1, Ordering::Relaxed);
-        if let Some(unsaid) = self.shared.log_limit.allow() {
+        if let Some(unsaid) = self.shared.log_too_large.allow() {
             let (peer, frame) = (self.link.peer.node_id, frame.name());
-            tracing::error!(%peer, frame, %error, unsaid, "not sent: the nodes have different limits; give all the same configuration");
+            tracing::error!(%peer, frame, %error, unsaid, "not sent; give all nodes the same limits");
         }
         let call = matches!(frame, Frame::Forward { .. }).then(|| self.link.outbox().calls.take(request_id));
         if let Some(token) = call.flatten() {

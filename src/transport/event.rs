@@ -3,8 +3,8 @@
 //! Events keep their order: all that a connection brought comes before its end. What comes from outside
 //! needs room in the queue, counted in bytes; a reader waits for it, in turn with the other readers, so a
 //! full queue turns into back-pressure on each socket and a flooding peer gets no more than its turns.
-//! What is our own (the end of a call, the end of a connection) never waits: a connection reserves the room for the news of
-//! its end when it begins, and a call ends once.
+//! What is our own (the end of a call, the end of a connection) never waits: a connection reserves the room
+//! for the news of its end when it begins, and a call ends once.
 //!
 //! Memory: `events_max_bytes`, and one event for each call in flight.
 
@@ -164,6 +164,12 @@ impl EventSender {
         self.room(EVENT_BYTES).await
     }
 
+    /// How much room there is.
+    #[cfg(test)]
+    pub(super) fn free_bytes(&self) -> usize {
+        self.room.available_permits()
+    }
+
     /// Puts the event at the end. Without anybody to listen it is dropped.
     pub(super) fn push(&self, event: Event, room: Option<Room>) {
         let _ = self.queue.send((event, room));
@@ -171,13 +177,15 @@ impl EventSender {
 }
 
 impl EventReceiver {
-    /// The next event; `None` after shutdown, when all have been taken. Nothing is lost if the future is dropped.
+    /// The next event; `None` after shutdown, when all have been taken. Nothing is lost if the future is
+    /// dropped.
     pub async fn recv(&mut self) -> Option<Event> {
         self.queue.recv().await.map(|(event, _room)| event)
     }
 
     /// Waits until there is at least one event and appends all that are there to `events`, at most `limit`.
-    /// Returns how many; 0 after shutdown, when all have been taken. Nothing is lost if the future is dropped.
+    /// Returns how many; 0 after shutdown, when all have been taken. Nothing is lost if the future is
+    /// dropped.
     pub async fn recv_many(&mut self, events: &mut Vec<Event>, limit: usize) -> usize {
         let count = self.queue.recv_many(&mut self.taken, limit).await;
         events.extend(self.taken.drain(..).map(|(event, _room)| event));

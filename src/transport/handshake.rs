@@ -81,8 +81,8 @@ impl Identity {
         let (own, theirs) = (self.node_id, hello.node_id);
         if hello.version_min > VERSION_MAX || hello.version_max < VERSION_MIN {
             return Err(format!(
-                "node {own} speaks versions {VERSION_MIN} to {VERSION_MAX} of the peer protocol and node {theirs} \
-                 speaks {} to {}: upgrade the older one",
+                "node {own} speaks versions {VERSION_MIN} to {VERSION_MAX} of the peer protocol and \
+                 node {theirs} speaks {} to {}: upgrade the older one",
                 hello.version_min, hello.version_max
             ));
         }
@@ -135,8 +135,8 @@ impl Identity {
             return Ok(());
         }
         Err(format!(
-            "node {} and node {peer} are of two clusters that are both named {:?} (ids {} and {}): a node that is to \
-             change cluster needs an empty data folder; otherwise check the addresses in cluster.members",
+            "node {} and node {peer} are of two clusters that are both named {:?} (ids {} and {}): a \
+             node that is to change cluster needs an empty data folder; otherwise check the addresses in cluster.members",
             self.node_id,
             self.cluster_name,
             hex(self.cluster_id),

@@ -2,8 +2,9 @@
 //!
 //! Whoever can reach the port can open connections, so each kind has its bound: [`HANDSHAKES_MAX`] in their
 //! handshake, of which the oldest makes place for a new one (an honest node is through in a moment, and
-//! one that dawdles cannot keep it out); one for each member; [`STRANGERS_MAX`] for nodes that are not members as far as we
-//! know, because a node that joins is dialed by a leader of whom it has never heard; [`CONNECTIONS_MAX`] in all.
+//! one that dawdles cannot keep it out); one for each member; [`STRANGERS_MAX`] for nodes that are not
+//! members as far as we know, because a node that joins is dialed by a leader of whom it has never heard;
+//! [`CONNECTIONS_MAX`] in all.
 //!
 //! Missing: without TLS a stranger that knows the cluster's name can speak as any member.
 
@@ -135,7 +136,7 @@ impl Shared {
     /// Counts and logs a connection that was not kept.
     fn on_refused(&self, from: SocketAddr, reason: &str) {
         self.counters.handshakes_refused.fetch_add(1, Ordering::Relaxed);
-        if let Some(unsaid) = self.log_limit.allow() {
+        if let Some(unsaid) = self.log_refused.allow() {
             tracing::warn!(%from, reason, unsaid, "connection refused");
         }
     }

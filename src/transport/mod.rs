@@ -1,15 +1,15 @@
 //! Long-lived connections between nodes: sending never waits, and one stream of events says what arrives.
 //!
 //! Every node dials every other member and keeps that connection; a pair of nodes has two, one for each
-//! direction. A node's requests go out on the connection that it dialed, and the answers come back on it. What
-//! arrives on a connection that the peer dialed are the peer's requests, and our answers go back there. A
-//! peer that dials anew has lost its old connection, so the newer one replaces the older.
+//! direction. A node's requests go out on the connection that it dialed, and the answers come back on it.
+//! What arrives on a connection that the peer dialed are the peer's requests, and our answers go back there.
+//! A peer that dials anew has lost its old connection, so the newer one replaces the older.
 //!
 //! A connection begins with a handshake (`handshake`): version, cluster, node, and which node was meant.
 //! Then it carries requests of all kinds, each with an id that its answer repeats; answers come in any
 //! order. Messages of the core are sent and forgotten, because Raft sends again: [`Transport::send`] drops
-//! what has no place. Forwarded commands are calls ([`Transport::call`]): each ends in exactly one event, which
-//! tells "never sent" from "perhaps done". Small frames overtake large ones (`outbox`). Silence is
+//! what has no place. Forwarded commands are calls ([`Transport::call`]): each ends in exactly one event,
+//! which tells "never sent" from "perhaps done". Small frames overtake large ones (`outbox`). Silence is
 //! answered with a ping on the side that dialed, and with the kernel's keepalive on both (`connection`). A
 //! connection that ends is dialed again after a back-off (`peer`). Whoever dials us is believed only
 //! after the handshake, and bounded before and after (`inbound`).
@@ -35,8 +35,6 @@ mod handshake;
 mod inbound;
 mod outbox;
 mod peer;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -212,7 +210,9 @@ struct Shared {
     seed: u64,
     counters: Counters,
     events: EventSender,
-    log_limit: LogLimit,
+    log_refused: LogLimit,
+    log_malformed: LogLimit,
+    log_too_large: LogLimit,
     next_request_id: AtomicU64,
     next_connection: AtomicU64,
     state: Mutex<State>,
@@ -255,7 +255,9 @@ impl Transport {
             seed,
             counters: Counters::default(),
             events,
-            log_limit: LogLimit::default(),
+            log_refused: LogLimit::default(),
+            log_malformed: LogLimit::default(),
+            log_too_large: LogLimit::default(),
             next_request_id: AtomicU64::new(1),
             next_connection: AtomicU64::new(1),
             state: Mutex::new(state),
@@ -319,9 +321,9 @@ impl Transport {
             .for_each(|link| self.shared.close_if_other_cluster(link));
     }
 
-    /// Sends a message of the core, without waiting. A request goes out on the connection that we dialed, with a
-    /// new `request_id` in place of the envelope's; an answer goes back on the newest connection that the
-    /// receiver dialed. `false`: dropped, for there is no connection or its queue is full.
+    /// Sends a message of the core, without waiting. A request goes out on the connection that we dialed,
+    /// with a new `request_id` in place of the envelope's; an answer goes back on the newest connection that
+    /// the receiver dialed. `false`: dropped, for there is no connection or its queue is full.
     pub fn send(&self, envelope: Envelope) -> bool {
         let Envelope {
             to,
@@ -340,8 +342,8 @@ impl Transport {
     }
 
     /// Forwards a command to a node. Exactly one [`Event::Answer`] with `token` follows, unless the call
-    /// is cancelled before. Commands to one node arrive in the order of the calls. No two calls in flight may have
-    /// the same token.
+    /// is cancelled before. Commands to one node arrive in the order of the calls. No two calls in flight may
+    /// have the same token.
     pub fn call(&self, to: NodeId, token: u64, command: Bytes, deadline: Instant) {
         let request_id = self.shared.new_request_id();
         let link = self.shared.state().dialed(to);
@@ -374,7 +376,8 @@ impl Transport {
             .count_drop(link.is_some_and(|link| link.push(id.request_id, Frame::ForwardResponse { reply })))
     }
 
-    /// Tells a node what our state hashes to after the entry at `index`. `false`: dropped, as in [`Transport::send`].
+    /// Tells a node what our state hashes to after the entry at `index`. `false`: dropped, as in
+    /// [`Transport::send`].
     pub fn tell_state_hash(&self, to: NodeId, index: Index, hash: u64) -> bool {
         let link = self.shared.state().dialed(to);
         self.shared
@@ -441,7 +444,7 @@ impl Shared {
     /// For a connection whose handshake one side made before it knew its cluster's id.
     fn close_if_other_cluster(&self, link: &Link) {
         if cluster_ids_differ(self.cluster_id(), link.peer.cluster_id) {
-            tracing::warn!(peer = %link.peer.node_id, "the node is of another cluster of the same name; closing");
+            tracing::warn!(peer = %link.peer.node_id, "a node of another cluster of this name; closing");
             link.close.cancel();
         }
     }
@@ -449,7 +452,7 @@ impl Shared {
     /// Counts and logs what no peer sends.
     fn on_malformed(&self, from: &str, reason: &str) {
         self.counters.malformed_frames.fetch_add(1, Ordering::Relaxed);
-        if let Some(unsaid) = self.log_limit.allow() {
+        if let Some(unsaid) = self.log_malformed.allow() {
             tracing::warn!(from, reason, unsaid, "bad frame; connection closed");
         }
     }
@@ -513,3 +516,6 @@ impl State {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

@@ -100,7 +100,8 @@ impl Outbox {
         self.open && lane.push(outgoing)
     }
 
-    /// Queues a call. `None`: refused, as in [`Outbox::push`]; otherwise whether its deadline is now the earliest.
+    /// Queues a call. `None`: refused, as in [`Outbox::push`]; otherwise whether its deadline is now the
+    /// earliest.
     pub(super) fn push_call(&mut self, outgoing: Outgoing, token: u64, deadline: Instant) -> Option<bool> {
         let request_id = outgoing.request_id;
         if self.calls.is_full() || !self.push(outgoing) {

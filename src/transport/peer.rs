@@ -1,5 +1,8 @@
 //! One member as we dial it: connect, shake hands, keep the connection, and after its end dial anew, with a
-//! back-off that grows up to a second and has jitter, so that a restarted node is not met by all the others at once.
+//! back-off that grows up to a second and has jitter, so that a restarted node is not met by all the others
+//! at once. A member that dials us is there, so then the wait is cut short.
+//!
+//! The log says when a connection comes and goes and why there is none, but not each time in a loop.
 //!
 //! Memory: one connection at a time, and the last reason that was logged.
 
@@ -17,6 +20,7 @@ use super::event::{Event, Room};
 use super::handshake::{self, HandshakeError, Identity};
 use super::{Shared, lock};
 use crate::base::rng::Rng;
+use crate::net::LogLimit;
 use crate::raft::NodeId;
 use crate::wire::peer::HANDSHAKE_MAX_BYTES;
 
@@ -42,6 +46,10 @@ pub(super) struct Dialer {
     member: Arc<Member>,
     backoff: Backoff,
     said: Option<(String, Instant)>,
+    /// For what the log says of a connection that comes and goes.
+    log_limit: LogLimit,
+    /// The last connection did not last: the log says little of the next ones.
+    flaps: bool,
 }
 
 impl Dialer {
@@ -56,6 +64,8 @@ impl Dialer {
             member: Arc::clone(member),
             backoff,
             said: None,
+            log_limit: LogLimit::default(),
+            flaps: false,
         }
     }
 
@@ -131,7 +141,7 @@ impl Dialer {
         self.shared.close_if_other_cluster(&link);
         self.shared.counters.opened(self.peer);
         self.said = None;
-        tracing::info!(peer = %self.peer, address = self.member.address, "connected");
+        self.report("connected");
         self.shared
             .events
             .push(Event::Connected { peer: self.peer }, Some(come));
@@ -142,10 +152,22 @@ impl Dialer {
         if let End::Malformed(reason) = &end {
             self.shared.on_malformed(&format!("node {}", self.peer), reason);
         }
-        tracing::info!(peer = %self.peer, address = self.member.address, reason = %end, "disconnected");
+        self.report(&format!("disconnected: {end}"));
         // A connection that never lasts is dialed less and less often, though each handshake is good.
-        if started.elapsed() >= self.shared.options.backoff_max {
+        self.flaps = started.elapsed() < self.shared.options.backoff_max;
+        if !self.flaps {
             self.backoff.reset();
+        }
+    }
+
+    fn report(&self, news: &str) {
+        let unsaid = if self.flaps {
+            self.log_limit.allow()
+        } else {
+            Some(0)
+        };
+        if let Some(unsaid) = unsaid {
+            tracing::info!(peer = %self.peer, address = self.member.address, unsaid, "{news}");
         }
     }
 
@@ -215,6 +237,9 @@ impl Backoff {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::{Options, Transport};
     use super::*;
 
     #[test]
@@ -233,5 +258,36 @@ mod tests {
         assert!(delays.iter().max() > Some(&(max / 2)));
         backoff.reset();
         assert_eq!(backoff.next(), min);
+    }
+
+    #[test]
+    fn a_member_that_dials_cuts_the_wait_short() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let listener = crate::net::listen("127.0.0.1:0").await.unwrap();
+            let options = Options::new("test", NodeId(1));
+            let (transport, _events) = Transport::start(options, listener, BTreeMap::new(), 7);
+            let member = Arc::new(Member {
+                address: String::new(),
+                link: Mutex::new(None),
+                is_there: Notify::new(),
+                gone: CancellationToken::new(),
+            });
+            let mut dialer = Dialer::new(&transport.shared, NodeId(2), &member);
+            let hours = Duration::from_secs(36_000);
+            dialer.backoff = Backoff::new(Duration::from_millis(1), hours, 7);
+            dialer.backoff.ceiling = hours;
+            assert!(
+                dialer.backoff.rng.clone().below(36_000) > 60,
+                "it would take minutes"
+            );
+            member.is_there.notify_one();
+            timeout(Duration::from_secs(20), dialer.pause())
+                .await
+                .expect("still waiting");
+        });
     }
 }

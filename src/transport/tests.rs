@@ -431,7 +431,7 @@ fn trap_3_39_a_cluster_id_learned_later_counts() {
         a.transport.set_cluster_id([1; 16]);
         assert!(!a.disconnected().await, "our own decision");
         a.counts(1, |c| &c.handshakes_refused).await;
-        let (mut a, _b) = pair(
+        let (a, _b) = pair(
             options(1),
             Options {
                 cluster_id: Some([2; 16]),
@@ -469,26 +469,6 @@ fn a_cut_connection_is_dialed_again() {
                 }
             );
         }
-    });
-}
-
-#[test]
-fn a_peer_that_dials_cuts_the_wait_short() {
-    run(async {
-        let (nobody, address) = listener().await;
-        drop(nobody);
-        let patient = Options {
-            backoff_max: 60 * LONG,
-            backoff_min: Duration::from_millis(1),
-            ..options(1)
-        };
-        let mut one = Node::start(patient, &[(2, &address)]).await;
-        // By now it waits for seconds or minutes, or soon will.
-        let _ = timeout(Duration::from_millis(300), one.events.recv()).await;
-        let listener = crate::net::listen(&address).await.unwrap();
-        let peers = BTreeMap::from([(NodeId(1), one.address.clone())]);
-        let (_two, _events) = Transport::start(options(2), listener, peers, 7);
-        one.connected().await;
     });
 }
 
@@ -972,26 +952,20 @@ fn a_flooding_peer_is_held_back_and_the_others_get_their_turns() {
             }
             sent
         });
-        exchange_under_flood(&mut a, &mut b).await;
-        // While nothing is taken, the flood stands still after what the kernels hold.
-        let mut before = u64::MAX;
-        while before != a.counter(|c| &c.bytes_in) {
-            before = a.counter(|c| &c.bytes_in);
-            tokio::time::sleep(Duration::from_millis(100)).await;
+        exchange(&mut a, &mut b, 20).await;
+        // While nothing is taken, the queue fills up to its bound and the flood waits.
+        let deadline = Instant::now() + LONG;
+        while a.transport.shared.events.free_bytes() >= 256 {
+            assert!(Instant::now() < deadline, "there is still room");
+            tokio::task::yield_now().await;
         }
-        assert!(a.events.try_recv().is_some());
+        let queued: usize = std::iter::from_fn(|| a.events.try_recv())
+            .map(|event| event.size_bytes())
+            .sum();
+        assert!((90_000..=100_000).contains(&queued), "{queued}");
         assert!(!flood.is_finished());
         flood.abort();
     });
-}
-
-async fn exchange_under_flood(a: &mut Node, b: &mut Node) {
-    for token in 1..=20 {
-        a.call(2, token, "x");
-        let (id, _) = b.called().await;
-        assert!(b.transport.answer(id, "y".into()));
-        assert_eq!(a.answered().await, (token, Ok("y".into())));
-    }
 }
 
 #[test]

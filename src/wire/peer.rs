@@ -9,9 +9,10 @@
 //! another from `prev_log.index + 1` on, their terms never fall and never exceed the message's. What needs
 //! a second look at the receiver's state (is this my leader? do I hold `prev_log`?) is the core's.
 //!
-//! Memory: a decoded frame shares the buffer it came in. Its entries take at most some 20 times the bytes
-//! of the frame (an entry of 8 bytes becomes a struct of about 150), for as long as one call to [`decode`] lasts; what
-//! is returned is bounded by the frame's length times the size of an [`Entry`] over 8 bytes.
+//! Memory: a decoded frame shares the buffer it came in, and keeps all of it. What is beside that buffer is
+//! bounded by the frame's length: no entry on the wire is shorter than 8 bytes, and each becomes an
+//! [`Entry`] of about 110. Entries that no log can hold may be as short as 2 bytes; they take some 60 times
+//! the frame's length until [`decode`] refuses them.
 //!
 //! Missing: chunks of snapshots; frames are of protocol version 1 only.
 
@@ -505,8 +506,8 @@ fn append_entries_from_proto(append: proto::AppendEntries, term: Term) -> Result
     let mut entries = Vec::with_capacity(append.entries.len());
     let mut last = prev_log;
     for entry in append.entries {
-        let entry =
-            entry_from_proto(entry).map_err(|error| bad(format!("an entry after {last}: {error}")))?;
+        let entry = entry_from_proto(entry)
+            .map_err(|error| bad(format!("an entry after entry {last}: {}", error.reason)))?;
         let follows = last.index.0.checked_add(1) == Some(entry.id.index.0);
         if !follows || entry.id.term < last.term || entry.id.term > term || entry.id.term == Term(0) {
             return Err(bad(format!(
@@ -778,7 +779,8 @@ mod tests {
             let mut bytes = encoded(1, &frame).to_vec();
             let at = usize::from(at) % bytes.len();
             bytes[at] = to;
-            if let Ok((_, Frame::Raft { term, message: Message::AppendEntries(append) })) = decode(bytes.into()) {
+            let decoded = decode(bytes.into());
+            if let Ok((_, Frame::Raft { term, message: Message::AppendEntries(append) })) = decoded {
                 let mut last = append.prev_log;
                 for entry in append.entries {
                     prop_assert_eq!(entry.id.index, last.index.next());
