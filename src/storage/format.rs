@@ -359,6 +359,22 @@ mod tests {
         assert_eq!(Header::read(sectors(&out)[0], 9), Err(HeaderError::Version(2)));
     }
 
+    /// What version 1 looks like on disk. When this fails, old logs can no longer be read.
+    #[test]
+    fn the_bytes_of_version_1() {
+        let mut batch = BytesMut::new();
+        begin_batch(&mut batch);
+        put_hard_state(&header().hard_state, &mut batch);
+        finish_batch(&mut batch);
+        assert_eq!(batch[..], [9, 0, 0, 0, 1, 4, 0, 0, 0, 0x08, 4, 0x10, 2]);
+        let mut out = Vec::new();
+        write_sectors(&batch, 5, 10, 42, &mut out);
+        assert_eq!(out[..13], batch[..]);
+        assert_eq!(out[492..508], [42, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0]);
+        let checksums = [crc32c::crc32c(&out), crc32c::crc32c(&header().write(9))];
+        assert_eq!(checksums, [3_463_814_195, 1_214_729_159]);
+    }
+
     #[test]
     fn a_batch_of_records_comes_back() {
         let entry = Entry {

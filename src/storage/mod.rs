@@ -26,8 +26,9 @@ mod crash_tests;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use self::fs::Fs;
+use self::fs::{Fs, RealFs};
 use self::segment::Name;
 use self::wal::{Place, Wal};
 use crate::raft::{Batch, Entry, HardState, NodeId};
@@ -69,7 +70,7 @@ pub struct Recovered {
 }
 
 /// The data folder of one node, locked.
-pub struct Storage<F: Fs> {
+pub struct Storage<F: Fs = RealFs> {
     fs: F,
     options: Options,
     identity: Identity,
@@ -77,7 +78,7 @@ pub struct Storage<F: Fs> {
     preparer: Option<SparePreparer<F>>,
     /// Why nothing more is accepted.
     poisoned: Option<String>,
-    _lock: F::Lock,
+    _lock: Arc<F::Lock>,
 }
 
 impl<F: Fs> Storage<F> {
@@ -107,13 +108,8 @@ impl<F: Fs> Storage<F> {
         let names = list(&fs, &place.dir)?;
         let recovery = recovery::recover(&fs, &place.dir, &segment_ids(&names), &identity, options.fsync)?;
         let pool = spares::find(&fs, &place.dir, place.segment_size_bytes, &names)?;
-        let preparer = SparePreparer::new(
-            fs.clone(),
-            place.dir.clone(),
-            place.segment_size_bytes,
-            place.fsync,
-            pool.clone(),
-        );
+        let lock = Arc::new(lock);
+        let preparer = SparePreparer::new(fs.clone(), &place, pool.clone(), Arc::clone(&lock));
         let wal = Wal::new(
             fs.clone(),
             place,

@@ -156,7 +156,7 @@ pub(super) fn recover<F: Fs>(
     let mut previous: Option<(Segment<F::File>, Tail)> = None;
     for (left, &id) in (0..ids.len()).rev().zip(ids) {
         let (mut segment, header) = Segment::open(fs, dir, id)?;
-        if left < 2 {
+        if left < 2 || identity.fsync_was_off {
             // The last batch went to one of these. What is read of it must be what the disk holds: a killed
             // process may have left it in memory only (trap 3.13), and so may a failed sync (trap 3.29).
             segment::sync(&mut segment.file, &segment.path, fsync)?;
@@ -359,6 +359,7 @@ fn read_batch<F: File>(
     let mut bytes = BytesMut::new();
     let mut sector = at;
     let mut expected = None;
+    let most = reader.segment.sectors.saturating_sub(at);
     while sector < reader.segment.sectors {
         let Sector::Current {
             batch,
@@ -370,6 +371,10 @@ fn read_batch<F: File>(
         };
         if batch != number || expected.is_some_and(|expected| remaining != expected) {
             return Ok(None);
+        }
+        if expected.is_none() {
+            // Entries keep this buffer alive: it has the size it needs. No segment holds more than that.
+            bytes.reserve(remaining.saturating_add(1).min(most) as usize * data.len());
         }
         bytes.extend_from_slice(data);
         sector += 1;

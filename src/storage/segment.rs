@@ -72,28 +72,6 @@ pub(super) fn sync_dir<F: Fs>(fs: &F, dir: &Path, fsync: bool) -> Result<(), Dis
     Ok(())
 }
 
-/// Makes a file full of zeroes under a name that is not there. In small steps with a sync after each, so
-/// that the disk's queue never holds much of it while the log's next batch waits behind.
-pub(super) fn create_zeroed<F: Fs>(
-    fs: &F,
-    path: &Path,
-    size_bytes: u64,
-    step_bytes: usize,
-    fsync: bool,
-) -> Result<F::File, DiskError> {
-    let mut file = fs.create(path).map_err(DiskError::with("create", path))?;
-    let zeroes = vec![0; step_bytes];
-    let mut at = 0;
-    while at < size_bytes {
-        let step = usize::try_from(size_bytes - at).map_or(step_bytes, |rest| rest.min(step_bytes));
-        let bytes = zeroes.get(..step).unwrap_or_default();
-        file.write_at(bytes, at).map_err(DiskError::with("write", path))?;
-        sync(&mut file, path, fsync)?;
-        at += step as u64;
-    }
-    Ok(file)
-}
-
 impl<F: File> Segment<F> {
     /// Turns the file at `from`, which is full of zeroes or of an earlier segment, into an empty segment.
     /// When this returns it will be found after any crash.

@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::error::DiskError;
-use super::fs::Fs;
-use super::segment::{Name, create_zeroed, sync_dir};
+use super::fs::{File, Fs};
+use super::segment::{Name, sync, sync_dir};
+use super::wal::Place;
 
 /// How much is zeroed before the next sync: an append waits behind no more than this.
 const STEP_BYTES: usize = 256 * 1024;
@@ -69,7 +70,11 @@ impl Pool {
         Name::spare(dir, number)
     }
 
-    /// Ends the thread that waits for work.
+    fn is_closed(&self) -> bool {
+        self.state().closed
+    }
+
+    /// Ends the thread that makes spares, at its next step.
     pub(super) fn close(&self) {
         self.state().closed = true;
         self.changed.notify_all();
@@ -77,27 +82,30 @@ impl Pool {
 }
 
 /// Makes the next segment's file ready before it is needed. One of these per log; to be run beside it.
-#[derive(Debug)]
-pub struct SparePreparer<F> {
+pub struct SparePreparer<F: Fs> {
     fs: F,
     dir: PathBuf,
     size_bytes: u64,
     fsync: bool,
     pool: Arc<Pool>,
+    /// The folder stays locked until nothing writes to it any more.
+    _lock: Arc<F::Lock>,
 }
 
 impl<F: Fs> SparePreparer<F> {
-    pub(super) fn new(fs: F, dir: PathBuf, size_bytes: u64, fsync: bool, pool: Arc<Pool>) -> Self {
+    pub(super) fn new(fs: F, place: &Place, pool: Arc<Pool>, lock: Arc<F::Lock>) -> Self {
         SparePreparer {
             fs,
-            dir,
-            size_bytes,
-            fsync,
+            dir: place.dir.clone(),
+            size_bytes: place.segment_size_bytes,
+            fsync: place.fsync,
             pool,
+            _lock: lock,
         }
     }
 
-    /// Makes spares whenever one is missing, until the storage is dropped. Blocks: for a thread of its own.
+    /// Makes spares whenever one is missing, until the storage is dropped. Blocks: for a thread of its own,
+    /// to be joined before the folder is opened again in the same process: it is locked until then.
     ///
     /// # Errors
     /// A spare could not be made; what there was of it is gone again. The log is not harmed: it makes its
@@ -112,7 +120,10 @@ impl<F: Fs> SparePreparer<F> {
                     return Ok(());
                 }
             }
-            self.prepare()?;
+            match self.prepare() {
+                Err(_) if self.pool.is_closed() => return Ok(()),
+                done => done?,
+            };
         }
     }
 
@@ -135,6 +146,14 @@ impl<F: Fs> SparePreparer<F> {
         self.pool.state().ready.push(path);
         self.pool.changed.notify_all();
         Ok(true)
+    }
+}
+
+impl<F: Fs> std::fmt::Debug for SparePreparer<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SparePreparer")
+            .field("dir", &self.dir)
+            .finish_non_exhaustive()
     }
 }
 
@@ -164,7 +183,7 @@ fn make<F: Fs>(
     let path = pool.reserve(dir);
     // Under a name that says it is unfinished: after a crash it is removed.
     let tmp = path.with_extension("tmp");
-    let made = create_zeroed(fs, &tmp, size_bytes, step_bytes, fsync).and_then(|_| {
+    let made = write_zeroes(fs, &tmp, size_bytes, fsync, step_bytes, pool).and_then(|()| {
         fs.rename(&tmp, &path).map_err(DiskError::with("rename", &tmp))?;
         sync_dir(fs, dir, fsync)
     });
@@ -176,6 +195,33 @@ fn make<F: Fs>(
         return Err(error);
     }
     Ok(path)
+}
+
+/// In steps with a sync after each, so that the disk's queue never holds much of it while the log's next
+/// batch waits behind.
+fn write_zeroes<F: Fs>(
+    fs: &F,
+    path: &Path,
+    size_bytes: u64,
+    fsync: bool,
+    step_bytes: usize,
+    pool: &Pool,
+) -> Result<(), DiskError> {
+    let mut file = fs.create(path).map_err(DiskError::with("create", path))?;
+    let zeroes = vec![0; step_bytes];
+    let mut at = 0;
+    while at < size_bytes {
+        if pool.is_closed() {
+            let closed = io::Error::other("the storage was closed");
+            return Err(DiskError::with("finish", path)(closed));
+        }
+        let step = usize::try_from(size_bytes - at).map_or(step_bytes, |rest| rest.min(step_bytes));
+        let bytes = zeroes.get(..step).unwrap_or_default();
+        file.write_at(bytes, at).map_err(DiskError::with("write", path))?;
+        sync(&mut file, path, fsync)?;
+        at += step as u64;
+    }
+    Ok(())
 }
 
 /// Finds the spares that an earlier process left and removes what is of no use.
@@ -207,19 +253,23 @@ pub(super) fn find<F: Fs>(
 }
 
 fn has_size<F: Fs>(fs: &F, path: &Path, size_bytes: u64) -> io::Result<bool> {
-    use super::fs::File;
     Ok(fs.open(path)?.size_bytes()? == size_bytes)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::fs::{File, SimFs};
+    use super::super::fs::SimFs;
     use super::*;
 
     fn preparer(fs: &SimFs) -> SparePreparer<SimFs> {
         let dir = Path::new("log");
         fs.create_dir_all(dir).unwrap();
-        SparePreparer::new(fs.clone(), dir.into(), 1 << 20, true, Pool::new(Vec::new(), 1))
+        let place = Place {
+            dir: dir.into(),
+            segment_size_bytes: 1 << 20,
+            fsync: true,
+        };
+        SparePreparer::new(fs.clone(), &place, Pool::new(Vec::new(), 1), Arc::new(()))
     }
 
     #[test]

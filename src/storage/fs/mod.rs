@@ -17,7 +17,7 @@ pub trait Fs: Clone + Send + 'static {
     /// An open file.
     type File: File;
     /// A folder that is ours as long as this value lives.
-    type Lock: Send;
+    type Lock: Send + Sync;
 
     /// Opens an existing file for reading and writing.
     ///
