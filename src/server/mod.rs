@@ -2,23 +2,29 @@
 //!
 //! Everything runs on one current-thread runtime (see `docs/architecture.md`); the disk has a thread of its own.
 
+mod assemble;
+mod signals;
+
 use std::future::Future;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use std::{future, io};
 
-use tokio::net::{TcpListener, lookup_host};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Metrics};
 use crate::config::{Config, Listen};
 use crate::logging::Logging;
-use crate::node::Node;
+use crate::net::{self, ListenError};
+use crate::node::{Node, NodeError};
 use crate::systemd::{Systemd, Watchdog};
+
+use self::assemble::assemble;
+use self::signals::{Asked, Signals};
 
 /// The longest graceful stop; with what comes before and after it, a stop takes less than 5 s.
 const STOP_MAX: Duration = Duration::from_millis(4500);
@@ -30,18 +36,16 @@ pub enum ServerError {
     #[error("cannot start: {0}")]
     Start(#[source] io::Error),
     /// A listener could not be made.
-    #[error("{key}: cannot listen on {address}: {source}")]
+    #[error("{key}: {source}")]
     Listen {
         /// The key of the configuration.
         key: &'static str,
-        /// Its value.
-        address: String,
-        /// What the system said.
-        source: io::Error,
+        /// The address, and what the system said.
+        source: ListenError,
     },
     /// The node could not start, or ended by itself.
-    #[error("{0}")]
-    Node(Box<dyn std::error::Error + Send + Sync>),
+    #[error(transparent)]
+    Node(#[from] NodeError),
     /// The graceful stop took too long. Everything acknowledged is on disk all the same.
     #[error("the graceful stop took longer than {} ms", STOP_MAX.as_millis())]
     StopLate,
@@ -107,7 +111,7 @@ async fn serve(config_file: &Path, config: Config, logging: Logging) -> Result<(
         watchdog: Watchdog::from_environment(),
     };
     let running = tokio::select! {
-        running = wire(parts) => running?,
+        running = assemble(parts) => running?,
         reason = signals.stop() => {
             tracing::info!("{reason} while starting: stopping");
             return Ok(());
@@ -153,79 +157,7 @@ async fn stopped(
                 Err(ServerError::StopLate)
             }
         },
-        () = next(&mut signals.interrupt) => Err(ServerError::Interrupted),
-    }
-}
-
-/// Makes the parts and connects them. The listeners are bound; nothing has been accepted yet. Everything
-/// that is spawned here ends when `parts.stop` is cancelled.
-// the lead wires here
-async fn wire(parts: Parts) -> Result<Running, ServerError> {
-    let (node, mut queue) = Node::channel(parts.config.limits.max_pending);
-    let Parts {
-        config,
-        client,
-        peer,
-        stop,
-        mut watchdog,
-    } = parts;
-    let ended = async move {
-        let _listeners = (client, peer);
-        loop {
-            let pulse = async {
-                match watchdog.interval() {
-                    Some(interval) => tokio::time::sleep(interval / 2).await,
-                    None => future::pending().await,
-                }
-            };
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                () = pulse => watchdog.ping(Instant::now()),
-                Some(submission) = queue.recv() => placeholder::answer(&config, submission),
-            }
-        }
-    };
-    Ok(Running {
-        node,
-        metrics: Metrics::new(),
-        ended: Box::pin(ended),
-    })
-}
-
-/// Stands where the driver will be: it says who it is and refuses everything.
-mod placeholder {
-    use crate::config::Config;
-    use crate::kv::{Code, Reply};
-    use crate::node::{Answer, Member, Operation, Outcome, Status, Submission};
-
-    pub(super) fn answer(config: &Config, submission: Submission) {
-        for request in submission.requests {
-            let outcome = match request.operation {
-                Operation::Status => Outcome::Status(Box::new(status(config))),
-                _ => Outcome::Reply(Reply::error(Code::ClusterDown, "the node is not built yet")),
-            };
-            let answer = Answer {
-                ticket: request.ticket,
-                outcome,
-            };
-            submission.answers.send(answer).ok();
-        }
-    }
-
-    fn status(config: &Config) -> Status {
-        let members = config.cluster.members.iter().map(|member| Member {
-            id: member.id,
-            voter: true,
-            peer: member.peer.clone(),
-            client: member.client.clone(),
-            progress: None,
-        });
-        Status {
-            cluster: config.cluster.name.clone(),
-            node: config.node.id,
-            members: members.collect(),
-            ..Status::default()
-        }
+        () = signals.interrupted() => Err(ServerError::Interrupted),
     }
 }
 
@@ -285,74 +217,11 @@ async fn bind(listen: &Listen) -> Result<(TcpListener, TcpListener, Option<TcpLi
 }
 
 async fn bind_one(key: &'static str, address: &str) -> Result<TcpListener, ServerError> {
-    let bound = async {
-        let mut refused = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for candidate in lookup_host(address).await? {
-            match TcpListener::bind(candidate).await {
-                Ok(listener) => return Ok((listener.local_addr()?, listener)),
-                Err(error) => refused = error,
-            }
-        }
-        Err(refused)
-    };
-    match bound.await {
-        Ok((address, listener)) => {
-            tracing::info!(%address, "{key}");
-            Ok(listener)
-        }
-        Err(source) => Err(ServerError::Listen {
-            key,
-            address: address.into(),
-            source,
-        }),
+    let listener = net::listen(address)
+        .await
+        .map_err(|source| ServerError::Listen { key, source })?;
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!(%address, "{key}");
     }
-}
-
-/// What a signal asks for.
-enum Asked {
-    /// A graceful stop, by this signal.
-    Stop(&'static str),
-    /// To read the configuration again.
-    Reload,
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Signals> {
-        Ok(Signals {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    /// Waits until the process is asked for something.
-    async fn next(&mut self) -> Asked {
-        tokio::select! {
-            () = next(&mut self.terminate) => Asked::Stop("SIGTERM"),
-            () = next(&mut self.interrupt) => Asked::Stop("SIGINT"),
-            () = next(&mut self.hangup) => Asked::Reload,
-        }
-    }
-
-    /// Waits until the process is asked to stop, and says by what.
-    async fn stop(&mut self) -> &'static str {
-        loop {
-            if let Asked::Stop(reason) = self.next().await {
-                return reason;
-            }
-        }
-    }
-}
-
-/// Waits for a signal. A stream that has ended (the runtime is going down) never gives one.
-async fn next(signal: &mut Signal) {
-    if signal.recv().await.is_none() {
-        future::pending().await
-    }
+    Ok(listener)
 }
