@@ -75,8 +75,10 @@ fn lines(format: LogFormat) -> (Lines<Filtered>, Option<io::Error>) {
 
 fn text() -> Lines<Filtered> {
     let is_terminal = io::stderr().is_terminal();
-    fmt::layer()
-        .with_ansi(is_terminal)
-        .with_writer(io::stderr)
-        .boxed()
+    let layer = fmt::layer().with_ansi(is_terminal).with_writer(io::stderr);
+    // The journal stamps each line itself.
+    match std::env::var_os("JOURNAL_STREAM").is_some() && !is_terminal {
+        true => layer.without_time().boxed(),
+        false => layer.boxed(),
+    }
 }

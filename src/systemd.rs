@@ -46,8 +46,8 @@ impl Systemd {
         }
     }
 
-    /// Says READY when the node has served its first linearizable read, or, where the cluster has never had a leader,
-    /// after a short grace, with a STATUS that says so. Returns when the read has been served.
+    /// Says READY when the node has served its first linearizable read, or, where the cluster has never had
+    /// a leader, after a short grace, with a STATUS that says so. Returns when the read has been served.
     pub async fn announce(&self, node: &Node) {
         const PAUSE_MIN: Duration = Duration::from_millis(20);
         if !self.is_there {

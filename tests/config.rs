@@ -1,5 +1,12 @@
 //! The configuration file and its variables: what is read, and what is said about what is wrong.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -149,9 +156,8 @@ const WRONG: &[(&str, &[&str])] = &[
     ),
     (
         "[raft]\nelection_timeout = \"1s\"\nheartbeat_interval = \"600ms\"",
-        &[
-            "c.toml:10: raft.heartbeat_interval: found \"600ms\", expected at most half of raft.election_timeout, which is \"1s\"",
-        ],
+        &["c.toml:10: raft.heartbeat_interval: found \"600ms\", \
+             expected at most half of raft.election_timeout, which is \"1s\""],
     ),
     (
         "[raft]\nread_mode = \"lease\"",
@@ -395,5 +401,53 @@ fn wrong_variables_are_named() {
             message.contains(part),
             "{name}={value}\n  gave: {message}\n  without: {part}"
         );
+    }
+}
+
+/// Runs the binary without variables of its own; gives exit code, stdout and stderr.
+fn raftline(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_raftline"))
+        .args(arguments)
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn check_config_and_serve_exit_with_2_and_say_why() {
+    let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/config/raftline.toml");
+    let (code, out, err) = raftline(&["check-config", sample]);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    assert!(
+        out.contains("OK: node 1 of cluster \"prod\" with 3 members"),
+        "{out}"
+    );
+
+    let folder = tempfile::tempdir().unwrap();
+    let wrong = folder.path().join("wrong.toml");
+    std::fs::write(&wrong, format!("{GOOD}[raft]\nmax_inflight = 0\n")).unwrap();
+    let wrong = wrong.to_str().unwrap();
+    for arguments in [["check-config", wrong].as_slice(), &["serve", "--config", wrong]] {
+        let (code, out, err) = raftline(arguments);
+        assert_eq!((code, out.as_str()), (Some(2), ""), "{arguments:?}");
+        assert!(err.contains("wrong.toml:9: raft.max_inflight: found 0"), "{err}");
+    }
+    for arguments in [
+        ["check-config"].as_slice(),
+        &["serve"],
+        &["nothing"],
+        &["dev", "--nodes", "0"],
+        &[],
+    ] {
+        assert_eq!(raftline(arguments).0, Some(2), "{arguments:?}");
+    }
+    for arguments in [
+        ["--version"].as_slice(),
+        &["--help"],
+        &["dev", "--help"],
+        &["serve", "--help"],
+    ] {
+        assert_eq!(raftline(arguments).0, Some(0), "{arguments:?}");
     }
 }

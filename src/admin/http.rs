@@ -31,7 +31,8 @@ pub struct Options {
     pub connections_max: usize,
     /// How long the node may take for an answer. Default 1 s.
     pub patience: Duration,
-    /// How long a client may take for the head of a request, the next one on a kept connection included. Default 10 s.
+    /// How long a client may take for the head of a request, the next one on a kept connection included.
+    /// Default 10 s.
     pub head_timeout: Duration,
     /// How long a connection may live in all; it is closed between requests. Default 10 min.
     pub life_max: Duration,

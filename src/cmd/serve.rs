@@ -41,7 +41,8 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
     })
 }
 
-/// Has the kernel kill this process when its parent ends, however that ends: even after kill -9 no node stays behind.
+/// Has the kernel kill this process when its parent ends, however that ends: even after kill -9 no node
+/// stays behind.
 fn exit_with_parent(parent: i32) -> anyhow::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL)).context("cannot be tied to the parent process")?;
     // The parent may have ended before the line above.

@@ -25,7 +25,8 @@ fn timers(source: &mut Source, config: &Config) {
             "raft.heartbeat_interval",
             &format!("\"{}\"", units::duration(raft.heartbeat_interval)),
             &format!(
-                "at most half of raft.election_timeout, which is \"{}\": one lost heartbeat must not cost an election",
+                "at most half of raft.election_timeout, which is \"{}\": \
+                 one lost heartbeat must not cost an election",
                 units::duration(raft.election_timeout)
             ),
         );

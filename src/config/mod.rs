@@ -6,7 +6,7 @@
 //! what was found and what was expected.
 //!
 //! The file is walked by hand over the parser's spanned tree instead of through serde: serde's errors name a
-//! key or a place but not both, end at the first one, and cannot tell a value of the file from one of the environment.
+//! key or a place but not both, end at the first one, and cannot tell the file from the environment.
 //!
 //! What is missing: `[tls]`, `[auth]`, `raft.read_mode = "lease"` and `cluster.join = true` are read, checked
 //! and then refused as not built yet. `limits.once_window` and `storage.snapshot_log_bytes` are read and checked

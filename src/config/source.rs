@@ -138,9 +138,11 @@ impl Source {
             self.refuse(item, &format!("a table with the keys {}", known.join(", ")));
             return None;
         };
-        let mut items = self.items(&item.key, &item.place, table);
-        let unknown = items.extract_if(.., |key, _| !known.contains(&key.as_str()));
-        for (_, item) in unknown.collect::<Vec<_>>() {
+        let (items, unknown): (BTreeMap<_, _>, BTreeMap<_, _>) = self
+            .items(&item.key, &item.place, table)
+            .into_iter()
+            .partition(|(key, _)| known.contains(&key.as_str()));
+        for item in unknown.into_values() {
             let text = format!("{}: unknown key, expected one of {}", item.key, known.join(", "));
             self.problems.push((item.place, text));
         }

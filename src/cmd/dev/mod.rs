@@ -32,7 +32,8 @@ pub(super) struct Arguments {
     /// How many nodes
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
     nodes: u16,
-    /// Where configurations, data and logs go; kept and used again [default: a new temporary folder, removed at the end]
+    /// Where configurations, data and logs go; kept and used again
+    /// [default: a new temporary folder, removed at the end]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// Node 1's client port; its peer port is the next, its admin port the one after, and node k adds 10·(k−1)
