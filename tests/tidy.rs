@@ -41,6 +41,8 @@ struct Source {
     /// The top-level module it belongs to; `lib` for the root of the crate.
     module: String,
     text: String,
+    /// Compiled for tests only.
+    is_tests: bool,
 }
 
 impl Source {
@@ -49,14 +51,21 @@ impl Source {
         self.text.lines().enumerate().map(|(n, line)| (n + 1, line))
     }
 
-    /// The lines before the unit tests, which stand at the end of a file.
+    /// The lines before the unit tests, which stand at the end of a file; none of a file of tests.
     fn lines_without_tests(&self) -> impl Iterator<Item = (usize, &str)> {
-        let is_tests = self
-            .path
-            .file_stem()
-            .is_some_and(|name| name.to_string_lossy().contains("test"));
         self.lines()
-            .take_while(move |(_, line)| !is_tests && line.trim() != "#[cfg(test)]")
+            .take_while(|(_, line)| !self.is_tests && line.trim() != "#[cfg(test)]")
+    }
+
+    /// The modules that this file declares for tests only.
+    fn test_modules(&self) -> Vec<PathBuf> {
+        let lines: Vec<&str> = self.text.lines().collect();
+        let declared = lines.windows(2).filter(|pair| pair[0] == "#[cfg(test)]");
+        let name = |pair: &[&str]| Some(pair[1].strip_prefix("mod ")?.strip_suffix(';')?.to_string());
+        declared
+            .filter_map(name)
+            .map(|name| self.path.with_file_name(name))
+            .collect()
     }
 
     fn at(&self, line: usize, problem: &str) -> String {
@@ -90,13 +99,25 @@ fn sources() -> Vec<Source> {
     let rust = files("src")
         .into_iter()
         .filter(|path| path.extension().is_some_and(|e| e == "rs"));
-    rust.map(|path| {
+    let source = |path: PathBuf| {
         let text = fs::read_to_string(root().join(&path)).unwrap();
         let module = path.iter().nth(1).unwrap().to_string_lossy();
         let module = module.strip_suffix(".rs").unwrap_or(&module).to_string();
-        Source { path, module, text }
-    })
-    .collect()
+        Source {
+            path,
+            module,
+            text,
+            is_tests: false,
+        }
+    };
+    let mut sources: Vec<Source> = rust.map(source).collect();
+    let tests: Vec<PathBuf> = sources.iter().flat_map(Source::test_modules).collect();
+    for source in &mut sources {
+        source.is_tests = tests
+            .iter()
+            .any(|module| source.path.starts_with(module) || source.path.with_extension("") == *module);
+    }
+    sources
 }
 
 /// Panics with all problems at once.

@@ -205,7 +205,7 @@ fn a_node_may_be_killed_at_any_moment_of_its_start() {
 /// A second process on a data folder in use ends with a message, and the first one does not notice.
 #[test]
 fn a_data_folder_belongs_to_one_process() {
-    let mut cluster = Cluster::start(3);
+    let cluster = Cluster::start(3);
     let config = cluster.folder().join("node1.toml");
     let mut second = std::process::Command::new(crate::raftline());
     second.arg("serve").arg("--config").arg(config);
