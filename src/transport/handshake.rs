@@ -136,7 +136,8 @@ impl Identity {
         }
         Err(format!(
             "node {} and node {peer} are of two clusters that are both named {:?} (ids {} and {}): a \
-             node that is to change cluster needs an empty data folder; otherwise check the addresses in cluster.members",
+             node that is to change cluster needs an empty data folder; otherwise check the addresses in \
+             cluster.members",
             self.node_id,
             self.cluster_name,
             hex(self.cluster_id),

@@ -57,7 +57,7 @@ use self::peer::{Dialer, Member};
 use crate::net::{LogLimit, SocketOptions};
 use crate::raft::{Envelope, Index, NodeId};
 pub use crate::wire::peer::ClusterId;
-use crate::wire::peer::Frame;
+use crate::wire::peer::{Frame, HANDSHAKE_MAX_BYTES};
 
 /// How large a frame of many entries should be at most: as much as one write gathers. Whoever makes
 /// AppendEntries stops before it, and puts in at least one entry.
@@ -95,7 +95,7 @@ pub struct Options {
     pub events_max_bytes: usize,
     /// How long connecting and the handshake may take together.
     pub handshake_timeout: Duration,
-    /// After how much silence on a connection that we dialed the peer is asked whether it is there.
+    /// After how much silence on a connection that we dialed the peer is asked whether it is there; not 0.
     pub ping_interval: Duration,
     /// How long it then may take to say anything before the connection is closed.
     pub ping_timeout: Duration,
@@ -130,6 +130,23 @@ impl Options {
             backoff_min: Duration::from_millis(50),
             backoff_max: Duration::from_secs(1),
         }
+    }
+
+    fn check(&self) {
+        let limit = self.frame_max_bytes as usize;
+        assert!(
+            limit >= HANDSHAKE_MAX_BYTES,
+            "a node accepts frames of 4096 bytes at least"
+        );
+        assert!(
+            self.keepalive >= Duration::from_secs(1),
+            "the kernel counts keepalive in whole seconds"
+        );
+        assert!(
+            !self.ping_interval.is_zero(),
+            "pings without a pause would be a polling loop"
+        );
+        assert!(self.node_id.0 > 0, "node ids begin with 1");
     }
 
     fn socket(&self) -> SocketOptions {
@@ -235,13 +252,15 @@ struct State {
 
 impl Transport {
     /// Accepts from `listener` and dials `peers` (id → `host:port`; this node itself is left out). `seed`
-    /// decides the jitter of the back-off. To be called within a tokio runtime.
+    /// decides the jitter of the back-off. To be called within a tokio runtime. Panics where the options are
+    /// outside the ranges that they name, which is a mistake of the caller.
     pub fn start(
         options: Options,
         listener: TcpListener,
         peers: BTreeMap<NodeId, String>,
         seed: u64,
     ) -> (Transport, EventReceiver) {
+        options.check();
         let (events, receiver) = event::queue(options.events_max_bytes);
         let kill = CancellationToken::new();
         let state = State {
