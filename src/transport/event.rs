@@ -6,7 +6,7 @@
 //! What is our own (the end of a call, the end of a connection) never waits: a connection reserves the room
 //! for the news of its end when it begins, and a call ends once.
 //!
-//! Memory: `events_max_bytes`, and one event for each call in flight.
+//! Memory: `events_max_bytes`, and one small event for each call that has ended without a reply.
 
 use std::sync::Arc;
 
@@ -134,6 +134,8 @@ pub struct EventReceiver {
 pub(super) fn queue(max_bytes: usize) -> (EventSender, EventReceiver) {
     let max_bytes = u32::try_from(max_bytes.clamp(EVENT_BYTES, Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
     let room = Arc::new(Semaphore::new(max_bytes as usize));
+    // Bounded by the room that every event from outside needs, and by the calls that the driver itself has
+    // made and not yet heard of: a call ends in one event.
     let (sender, receiver) = mpsc::unbounded_channel();
     let receiver = EventReceiver {
         queue: receiver,
