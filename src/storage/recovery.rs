@@ -5,6 +5,7 @@
 //! batch was never acknowledged and is dropped. Any other sector is damage, and the node must not start:
 //! cutting the log there could drop what was acknowledged (trap 3.31, "Protocol-Aware Recovery", FAST '18).
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
@@ -28,6 +29,19 @@ pub struct Torn {
     pub offset: u64,
     /// How many bytes of it were there.
     pub found_bytes: u64,
+}
+
+impl fmt::Display for Torn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}, byte {}: a crash interrupted the last write here, and {} bytes of it were found; it was \
+             never acknowledged and has been dropped",
+            self.path.display(),
+            self.offset,
+            self.found_bytes
+        )
+    }
 }
 
 /// What the log says, from its beginning up to some batch.

@@ -5,7 +5,7 @@
 //! longer needs becomes a spare as it is: what it holds carries a smaller segment number and is told from new
 //! data by that, so nothing has to be erased.
 //!
-//! Missing: giving segments back to the pool. That comes with snapshots, which are what makes one superfluous.
+//! Missing: giving segments back to the pool. That comes with snapshots, which make them superfluous.
 
 use std::io;
 use std::path::{Path, PathBuf};
