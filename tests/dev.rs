@@ -105,7 +105,7 @@ fn free_ports(base: u16) -> u16 {
 }
 
 #[test]
-fn sigterm_stops_all_nodes_in_order_and_removes_the_folder() {
+fn the_line_to_paste_works_and_sigterm_stops_all_nodes_and_removes_the_folder() {
     let mut dev = Dev::start(free_ports(14_000), &[]);
     dev.wait_until_listening();
     let folder = dev
@@ -121,6 +121,25 @@ fn sigterm_stops_all_nodes_in_order_and_removes_the_folder() {
         Path::new(&folder).join("node-3/raftline.toml").exists(),
         "{folder}"
     );
+    dev.read_until("ready: node ");
+    let line = dev
+        .said
+        .lines()
+        .find(|line| line.contains("| nc "))
+        .unwrap()
+        .trim();
+    if Command::new("nc")
+        .arg("-h")
+        .stderr(Stdio::null())
+        .status()
+        .is_ok()
+    {
+        let output = Command::new("sh").args(["-c", line]).output().unwrap();
+        let replies = String::from_utf8(output.stdout).unwrap().replace("\r\n", "\n");
+        assert_eq!(replies, "+OK\n+world\n+OK\n", "{line}");
+    } else {
+        println!("skipped: there is no nc to paste the line to");
+    }
     dev.signal(Signal::TERM);
     dev.read_until("stopped");
     assert_eq!(dev.process.wait().unwrap().code(), Some(0), "{}", dev.said);

@@ -39,7 +39,6 @@ min_free_space = "0"
 "#;
 
 #[test]
-#[ignore = "needs the wired server; remove this line with the placeholder in src/server.rs"]
 fn the_unit_starts_serves_survives_a_kill_and_stops() {
     if let Some(why) = cannot_run() {
         assert!(
@@ -83,7 +82,7 @@ fn the_unit_starts_serves_survives_a_kill_and_stops() {
     assert_eq!(machine.show("Result"), "success");
     assert_eq!(machine.show("ExecMainStatus"), "0");
 
-    let journal = machine.run("journalctl", &["--no-pager", "-u", "raftline"]);
+    let journal = machine.journal();
     for part in [
         "Started raftline",
         "status=9/KILL",
@@ -122,15 +121,19 @@ fn cannot_run() -> Option<String> {
     if !geteuid().is_root() {
         return Some("this is not root".into());
     }
-    ["systemd-nspawn", "nsenter", "nc"]
-        .into_iter()
-        .find_map(|program| {
-            let found = Command::new("sh")
-                .args(["-c", &format!("command -v {program}")])
-                .output();
-            let is_there = found.is_ok_and(|output| output.status.success());
-            (!is_there).then(|| format!("there is no {program}"))
-        })
+    let needed = ["systemd-nspawn", "nsenter", "nc"];
+    let missing = needed.into_iter().find(|program| which(program).is_none());
+    missing.map(|program| format!("there is no {program}"))
+}
+
+/// Where a shell finds a program.
+fn which(program: &str) -> Option<PathBuf> {
+    let output = Command::new("sh")
+        .args(["-c", &format!("command -v {program}")])
+        .output()
+        .ok()?;
+    let path = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| path.trim_end().into())
 }
 
 /// A running container. It goes with this value, and its folder too.
@@ -214,14 +217,28 @@ impl Machine {
         )
     }
 
-    /// What netcat prints for these lines.
+    /// What netcat prints for these lines, its line ends as LF.
     fn talk(&self, lines: &str) -> String {
+        // The container has this machine's /usr, but not the /etc/alternatives that `nc` may point into.
+        let path = fs::canonicalize(which("nc").expect("cannot_run has looked")).unwrap();
         let mut nc = self
-            .start("nc", &["-w", "10", "127.0.0.1", "7238"])
+            .start(path.to_str().unwrap(), &["-w", "10", "127.0.0.1", "7238"])
             .expect("the container runs");
         nc.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
         let output = nc.wait_with_output().unwrap();
-        String::from_utf8_lossy(&output.stdout).into()
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "nc: {}: {error}\n{}",
+            output.status,
+            self.journal()
+        );
+        String::from_utf8_lossy(&output.stdout).replace("\r\n", "\n")
+    }
+
+    /// What the unit has logged.
+    fn journal(&self) -> String {
+        self.run("journalctl", &["--no-pager", "-u", "raftline"])
     }
 
     fn wait_until_active(&self) {

@@ -138,7 +138,16 @@ fn of_status(status: &Status) -> Registry {
         ("version", env!("CARGO_PKG_VERSION").to_string()),
     ];
     registry.register("node", "Which node this is", Info::new(info));
-    let numbers: [(&str, &str, u64); 14] = [
+    for (name, help, value) in numbers(status) {
+        registry.register(name, help, ConstGauge::new(value));
+    }
+    of_members(&mut registry, status);
+    registry
+}
+
+/// Name, help and value of each number of the status.
+fn numbers(status: &Status) -> [(&'static str, &'static str, u64); 14] {
+    [
         ("term", "The current term", status.term.0),
         (
             "is_leader",
@@ -189,12 +198,7 @@ fn of_status(status: &Status) -> Registry {
             "What is wrong with this node or its cluster, see STATUS",
             status.problems.len() as u64,
         ),
-    ];
-    for (name, help, value) in numbers {
-        registry.register(name, help, ConstGauge::new(value));
-    }
-    of_members(&mut registry, status);
-    registry
+    ]
 }
 
 /// What the leader knows of each member; nothing on the others.
