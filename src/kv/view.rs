@@ -43,8 +43,8 @@ impl View {
     }
 
     /// Walks a piece of a scan: shows each key and value to `visit` until that answers `false`, or after
-    /// `keys_max` keys, at least one (expired ones are not shown but counted, for they cost time too). Gives what is left
-    /// to scan; `None` when nothing is. O(log n) to start with, so pieces may be small.
+    /// `keys_max` keys, at least one (expired ones are not shown but counted, for they cost time too). Gives
+    /// what is left to scan; `None` when nothing is. O(log n) to start with, so pieces may be small.
     pub fn visit(
         &self,
         scan: &Scan,

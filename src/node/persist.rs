@@ -53,6 +53,7 @@ impl Disk {
                 .spawn(move || prepare(&preparer))?;
         }
         let (jobs, queue) = mpsc::channel();
+        // Bounded by the jobs, which are: one batch, and a measurement a second.
         let (done, results) = async_mpsc::unbounded_channel();
         let thread = thread::Builder::new().name("disk".into()).spawn(move || {
             if let Err(error) = work(&mut storage, &queue, &done) {

@@ -223,7 +223,8 @@ mod tests {
 
     #[test]
     fn merge_replaces_from_the_first_conflict_only() {
-        let cases: &[(&[u64], u64, &[u64], Option<u64>, &[u64])] = &[
+        type Terms = &'static [u64];
+        let cases: [(Terms, u64, Terms, Option<u64>, Terms); 6] = [
             (&[1, 1, 2], 1, &[1, 1], None, &[1, 1, 2]),
             (&[1, 1, 2], 2, &[], None, &[1, 1, 2]),
             (&[1, 1, 2], 3, &[2, 2], Some(4), &[1, 1, 2, 2]),
@@ -233,8 +234,8 @@ mod tests {
         ];
         for (have, first, come, changed, want) in cases {
             let mut log = log(have);
-            assert_eq!(log.merge(entries(*first, come), Index(0)), Ok(changed.map(Index)));
-            assert_eq!(terms(&log), *want);
+            assert_eq!(log.merge(entries(first, come), Index(0)), Ok(changed.map(Index)));
+            assert_eq!(terms(&log), want);
         }
     }
 

@@ -92,7 +92,8 @@ impl Rounds {
 
 impl Raft {
     /// Asks from which index on a read may be answered. The answer comes out of [`ready`](Raft::ready) with
-    /// this ticket, however often the leader changes meanwhile; [`forget_reads_below`](Raft::forget_reads_below) gives up.
+    /// this ticket, however often the leader changes meanwhile;
+    /// [`forget_reads_below`](Raft::forget_reads_below) gives up.
     pub fn read(&mut self, ticket: u64) {
         self.reads.waiting.push(ticket);
     }
