@@ -206,7 +206,9 @@ impl Raft {
                 self.become_follower(term, leader);
                 true
             }
-            Message::PreVoteResponse(_) | Message::RequestVoteResponse(_) => true,
+            // A refusal counts whatever the voter's term, a vote only in the term for which it was given.
+            Message::PreVoteResponse(_) => true,
+            Message::RequestVoteResponse(response) if !response.vote_granted => true,
             _ if term < current => {
                 self.tell_term(from, request_id, message);
                 false

@@ -7,4 +7,5 @@
 mod diary;
 mod paper;
 mod random;
+mod traps;
 mod world;
