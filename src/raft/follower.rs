@@ -21,7 +21,8 @@ pub(super) struct Follower {
     pub matched: Index,
 }
 
-/// The answer to a request of an earlier term; its envelope carries the current one.
+/// The answer to a request of an earlier term; its envelope carries the current one. It names no session and
+/// no round, for those of that term are over: it tells the term and confirms nothing (trap 3.15).
 pub(super) fn refusal(request: &Message) -> Option<Message> {
     match request {
         Message::AppendEntries(request) => Some(Message::AppendEntriesResponse(AppendEntriesResponse {
@@ -30,11 +31,13 @@ pub(super) fn refusal(request: &Message) -> Option<Message> {
                 first_index: Index(0),
                 last_index: Index(0),
             }),
+            session: 0,
+            read_round: 0,
             ..answer_to(request)
         })),
-        Message::Heartbeat(request) => Some(Message::HeartbeatResponse(HeartbeatResponse {
-            session: request.session,
-            read_round: request.read_round,
+        Message::Heartbeat(_) => Some(Message::HeartbeatResponse(HeartbeatResponse {
+            session: 0,
+            read_round: 0,
         })),
         Message::ReadIndex(request) => Some(Message::ReadIndexResponse(ReadIndexResponse {
             id: request.id,

@@ -4,7 +4,7 @@
 //!
 //! A seed that fails prints itself; `SEED=…` runs it alone.
 
-use super::super::NodeId;
+use super::super::{Envelope, NodeId};
 use super::world::{ELECTION_TIMEOUT_MS, World};
 use crate::base::rng::Rng;
 
@@ -46,6 +46,8 @@ struct Chaos {
     n: u64,
     /// How bad the network of this seed is: a message in so many is lost, or comes twice.
     loss: u64,
+    /// Copies that come when nobody expects them any more, also after restarts.
+    late: Vec<Envelope>,
     tickets: u64,
     proposals: u64,
 }
@@ -59,6 +61,7 @@ impl Chaos {
             rng,
             n,
             loss,
+            late: Vec::new(),
             tickets: 0,
             proposals: 0,
         }
@@ -96,6 +99,11 @@ impl Chaos {
 
     /// One of the first few messages arrives, or is lost, or comes again later.
     fn network(&mut self) {
+        if self.rng.one_in(20) && !self.late.is_empty() {
+            let pick = self.rng.below(self.late.len() as u64) as usize;
+            let envelope = self.late.swap_remove(pick);
+            return self.world.arrive(envelope);
+        }
         let reach = if self.rng.one_in(4) { u64::MAX } else { 3 };
         let pick = self.rng.below(reach.min(self.world.network.len() as u64)) as usize;
         if self.world.network.is_empty() {
@@ -105,7 +113,10 @@ impl Chaos {
             self.world.network.remove(pick);
         } else if self.rng.one_in(self.loss) {
             let again = self.world.network[pick].clone();
-            self.world.network.push(again);
+            match self.rng.below(2) {
+                0 => self.world.network.push(again),
+                _ => self.late.push(again),
+            }
         } else {
             self.world.deliver(pick);
         }
