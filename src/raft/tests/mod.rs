@@ -7,5 +7,6 @@
 mod diary;
 mod paper;
 mod random;
+mod scripts;
 mod traps;
 mod world;

@@ -28,6 +28,8 @@ pub struct World {
     /// Whom a server told that it has its vote, ever.
     votes: BTreeMap<(u64, Term), NodeId>,
     membership: Membership,
+    /// For servers that start from now on.
+    pub max_append_bytes: usize,
     starts: u64,
     seed: u64,
 }
@@ -126,6 +128,7 @@ impl World {
             asked: BTreeMap::new(),
             votes: BTreeMap::new(),
             membership: membership(n),
+            max_append_bytes: 200,
             starts: 0,
             seed,
         };
@@ -342,6 +345,10 @@ impl World {
         self.starts += 1;
         let seed = self.seed.wrapping_mul(1000).wrapping_add(self.starts);
         let membership = self.membership.clone();
+        let options = Options {
+            max_append_bytes: self.max_append_bytes,
+            ..options(id, seed)
+        };
         let server = self.server(id);
         let recovered = Recovered {
             hard_state: server.disk.hard_state,
@@ -349,7 +356,7 @@ impl World {
             membership,
             entries: server.disk.entries.clone(),
         };
-        server.raft = Some(Raft::new(options(id, seed), recovered, server.clock));
+        server.raft = Some(Raft::new(options, recovered, server.clock));
         self.work(id);
     }
 
@@ -359,6 +366,16 @@ impl World {
         let disk = &mut self.server(id).disk;
         disk.entries = entries(terms);
         disk.hard_state.term = Term(terms.last().copied().unwrap_or(0)).max(disk.hard_state.term);
+        self.restart(id);
+    }
+
+    /// A server that has seen this term, and voted for nobody in it.
+    pub fn preset_term(&mut self, id: u64, term: u64) {
+        self.crash(id);
+        self.server(id).disk.hard_state = HardState {
+            term: Term(term),
+            vote: None,
+        };
         self.restart(id);
     }
 
