@@ -8,5 +8,6 @@ mod diary;
 mod paper;
 mod random;
 mod scripts;
+mod show;
 mod traps;
 mod world;

@@ -232,7 +232,10 @@ impl World {
                 self.reads.push((id, read.ticket, read.read_index));
             }
             if durable {
-                self.finish_write(id);
+                let server = self.server(id);
+                let batch = server.disk.in_flight.take().expect("a write under way");
+                server.disk.write(batch);
+                server.raft.as_mut().expect("the server is down").persisted();
             }
         }
         self.check_disks(id);
@@ -304,16 +307,11 @@ impl World {
     /// The write under way ends well.
     pub fn persist(&mut self, id: u64) {
         if self.servers[&id].disk.in_flight.is_some() && self.is_up(id) {
-            self.finish_write(id);
-            self.work(id);
+            let server = self.server(id);
+            let batch = server.disk.in_flight.take().expect("a write under way");
+            server.disk.write(batch);
+            self.with(id, Raft::persisted);
         }
-    }
-
-    fn finish_write(&mut self, id: u64) {
-        let server = self.server(id);
-        let batch = server.disk.in_flight.take().expect("a write under way");
-        server.disk.write(batch);
-        server.raft.as_mut().expect("the server is down").persisted();
     }
 
     /// The disk is fast again.
