@@ -21,7 +21,8 @@ pub(super) struct Follower {
     pub matched: Index,
 }
 
-/// The answer to a request of an earlier term; its envelope carries the current one.
+/// The answer to a request of an earlier term; its envelope carries the current one. It names no session and
+/// no round, for those of that term are over: it tells the term and confirms nothing (trap 3.15).
 pub(super) fn refusal(request: &Message) -> Option<Message> {
     match request {
         Message::AppendEntries(request) => Some(Message::AppendEntriesResponse(AppendEntriesResponse {
@@ -30,11 +31,13 @@ pub(super) fn refusal(request: &Message) -> Option<Message> {
                 first_index: Index(0),
                 last_index: Index(0),
             }),
+            session: 0,
+            read_round: 0,
             ..answer_to(request)
         })),
-        Message::Heartbeat(request) => Some(Message::HeartbeatResponse(HeartbeatResponse {
-            session: request.session,
-            read_round: request.read_round,
+        Message::Heartbeat(_) => Some(Message::HeartbeatResponse(HeartbeatResponse {
+            session: 0,
+            read_round: 0,
         })),
         Message::ReadIndex(request) => Some(Message::ReadIndexResponse(ReadIndexResponse {
             id: request.id,
@@ -148,7 +151,9 @@ impl Raft {
         if !self.hear_leader(from) {
             return;
         }
-        self.learn_commit_index(Index(0), request.leader_commit);
+        // The leader names no index beyond what this server has acknowledged to it, so the log is the leader's
+        // up to there, also where `matched` was forgotten: after a restart, or an election that came to nothing.
+        self.learn_commit_index(request.leader_commit, request.leader_commit);
         let response = HeartbeatResponse {
             session: request.session,
             read_round: request.read_round,

@@ -279,7 +279,7 @@ impl Raft {
             None if response.last_index > last_index => return,
             None => progress.accepted(response.sequence, response.last_index),
             Some(agreement) => {
-                if progress.is_rejected_by(response.sequence, response.prev_log_index) {
+                if progress.is_rejected_by(response.prev_log_index) {
                     progress.probe_from(agreement.next().min(response.prev_log_index));
                 }
             }

@@ -26,6 +26,7 @@
 
 mod election;
 mod follower;
+pub mod invariants;
 mod leader;
 mod log;
 mod membership;

@@ -37,7 +37,8 @@ pub struct Options {
     pub max_uncommitted_bytes: usize,
     /// Committed entries given out in one [`Ready`], in bytes; one entry may be larger.
     pub max_apply_bytes: usize,
-    /// The randomness of the timeouts.
+    /// The randomness of the timeouts, and of the number from which elections, sessions and questions are
+    /// counted: another one with each start, so that no number of the process before is used again.
     pub seed: u64,
 }
 
@@ -103,7 +104,7 @@ pub struct Raft {
     pub(super) durability: Durability,
     pub(super) reads: Reads,
     pub(super) ready_reads: Vec<ReadReady>,
-    /// Elections, sessions and questions are numbered; no number is used twice.
+    /// Elections, sessions and questions are numbered; no number is used twice, also over restarts.
     pub(super) numbers: u64,
 }
 
@@ -120,8 +121,10 @@ impl Raft {
             }
         }
         let log = Log::new(recovered.snapshot, recovered.entries);
+        let mut rng = Rng::new(options.seed);
         let mut raft = Raft {
-            rng: Rng::new(options.seed),
+            numbers: rng.below(1 << 32),
+            rng,
             now,
             hard_state: recovered.hard_state,
             durability: Durability::new(&log),
@@ -132,7 +135,6 @@ impl Raft {
             role: Role::Follower(Follower::default()),
             reads: Reads::default(),
             ready_reads: Vec::new(),
-            numbers: 0,
             options,
         };
         raft.become_follower(raft.hard_state.term, None);
@@ -206,7 +208,9 @@ impl Raft {
                 self.become_follower(term, leader);
                 true
             }
-            Message::PreVoteResponse(_) | Message::RequestVoteResponse(_) => true,
+            // A refusal counts whatever the voter's term, a vote only in the term for which it was given.
+            Message::PreVoteResponse(_) => true,
+            Message::RequestVoteResponse(response) if !response.vote_granted => true,
             _ if term < current => {
                 self.tell_term(from, request_id, message);
                 false

@@ -136,13 +136,15 @@ impl Progress {
         }
     }
 
-    /// Whether a rejection says something new: of the one probe under way, or of a pipelined request beyond
-    /// what is known to match.
-    pub fn is_rejected_by(&self, sequence: u64, prev_log_index: Index) -> bool {
-        match &self.state {
-            State::Probe { outstanding } => outstanding.is_some_and(|sent| sent.sequence == sequence),
-            State::Replicate { .. } => prev_log_index > self.match_index,
-        }
+    /// Whether the rejection of a request with this `prev_log` says something new: of the question that is being
+    /// asked, whichever copy of it was answered, or of a pipelined request. What is known to match is never
+    /// given up for it (trap 3.14).
+    pub fn is_rejected_by(&self, prev_log_index: Index) -> bool {
+        prev_log_index > self.match_index
+            && match &self.state {
+                State::Probe { .. } => prev_log_index == self.next_index.prev(),
+                State::Replicate { .. } => true,
+            }
     }
 
     /// The oldest request under way.
@@ -206,20 +208,21 @@ mod tests {
     }
 
     #[test]
-    fn a_rejection_counts_for_the_probe_under_way_only() {
+    fn a_rejection_counts_for_the_question_being_asked_only() {
         let mut progress = Progress::new(Index(10), 1, Ticks(0));
         progress.sent(sent(5, 12));
         assert!(!progress.may_send(Window {
             max_requests: 9,
             max_bytes: 100
         }));
-        assert!(progress.is_rejected_by(5, Index(9)));
-        assert!(!progress.is_rejected_by(4, Index(9)));
+        assert!(progress.is_rejected_by(Index(9)));
+        assert!(!progress.is_rejected_by(Index(8)));
         progress.accepted(5, Index(12));
-        assert!(progress.is_rejected_by(7, Index(13)));
-        assert!(!progress.is_rejected_by(7, Index(12)));
+        assert!(progress.is_rejected_by(Index(13)));
+        assert!(!progress.is_rejected_by(Index(12)));
         progress.probe_from(Index(3));
         assert_eq!(progress.next_index, Index(13));
+        assert!(!progress.is_rejected_by(Index(12)));
     }
 
     #[test]

@@ -1,0 +1,245 @@
+//! The safety properties of Raft (Raft figure 3) as a checker, for scripts and simulation.
+//!
+//! An [`Invariants`] watches a whole cluster from outside. It is shown a server after everything that happens to
+//! it ([`observe`](Invariants::observe)) and remembers who led which term, what was ever committed, and every
+//! entry that was ever seen, so that it also notices what no single moment shows.
+//!
+//! Beside the five properties of the paper it checks what our own code promises: terms and commit indexes never
+//! fall, a vote is not changed within its term, and on a leader `match_index` never falls and stays below
+//! `next_index`.
+//!
+//! It looks only at what has changed since the last look, so a look costs little. What it cannot see is the disk.
+//! Not here yet: logs that begin with a snapshot.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::node::{Raft, RoleName, Status};
+use super::types::{EntryId, HardState, Index, NodeId, Payload, Term};
+
+/// What a cluster has shown of itself so far.
+#[derive(Clone, Debug, Default)]
+pub struct Invariants {
+    /// Who has led which term.
+    leaders: BTreeMap<Term, NodeId>,
+    /// Every entry ever seen in a log: what it says, and the entry before it.
+    entries: BTreeMap<EntryId, (Payload, EntryId)>,
+    /// What is committed from index 1 on, and the term in which it was committed.
+    committed: Vec<(EntryId, Term)>,
+    /// The last look at each server.
+    servers: BTreeMap<NodeId, Seen>,
+}
+
+/// One server when last looked at.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    hard_state: HardState,
+    is_leader: bool,
+    commit_index: Index,
+    match_index: BTreeMap<NodeId, Index>,
+    /// The names of all entries of the log, from index 1 on.
+    log: Vec<EntryId>,
+}
+
+/// A property that does not hold, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The property's name, for the five of Raft figure 3 as the paper has it.
+    pub property: &'static str,
+    /// What was seen.
+    pub detail: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.property, self.detail)
+    }
+}
+
+impl std::error::Error for Violation {}
+
+fn ensure(holds: bool, property: &'static str, detail: impl FnOnce() -> String) -> Result<(), Violation> {
+    if holds {
+        return Ok(());
+    }
+    Err(Violation {
+        property,
+        detail: detail(),
+    })
+}
+
+impl Invariants {
+    /// Looks at a server. To be called after every single thing that happens to it.
+    ///
+    /// # Errors
+    /// The first property that does not hold.
+    pub fn observe(&mut self, raft: &Raft) -> Result<(), Violation> {
+        let (id, status) = (raft.id(), raft.status());
+        let mut seen = self.servers.remove(&id).unwrap_or_default();
+        check_hard_state(id, &seen, status.hard_state)?;
+        let kept = kept_length(raft, &seen);
+        let leads = status.role == RoleName::Leader;
+        let led = seen.is_leader && seen.hard_state.term == status.hard_state.term;
+        if leads && led {
+            ensure(kept == seen.log.len(), "Leader Append-Only", || {
+                format!(
+                    "leader {id} of term {} has kept {kept} of {} entries",
+                    raft.term(),
+                    seen.log.len()
+                )
+            })?;
+        }
+        seen.log.truncate(kept);
+        self.take_new_entries(raft, &mut seen)?;
+        self.check_commit_index(&status, id, &mut seen)?;
+        if leads {
+            self.check_leader(&status, id, led, &mut seen)?;
+        }
+        seen.hard_state = status.hard_state;
+        seen.is_leader = leads;
+        self.servers.insert(id, seen);
+        Ok(())
+    }
+
+    /// The server's process has ended. What it had only in memory may be gone, so the next look at it is a first.
+    pub fn stopped(&mut self, id: NodeId) {
+        self.servers.remove(&id);
+    }
+
+    /// What is known to be committed, from index 1 on.
+    pub fn committed(&self) -> impl ExactSizeIterator<Item = EntryId> + '_ {
+        self.committed.iter().map(|(id, _)| *id)
+    }
+
+    /// The greatest index known to be committed; 0 at first.
+    pub fn commit_index(&self) -> Index {
+        Index(self.committed.len() as u64)
+    }
+
+    /// Log Matching: "if two logs contain an entry with the same index and term, then the logs are identical in
+    /// all entries up through the given index". It is enough that the same name always means the same content
+    /// and the same entry before.
+    fn take_new_entries(&mut self, raft: &Raft, seen: &mut Seen) -> Result<(), Violation> {
+        let mut before = seen.log.last().copied().unwrap_or_default();
+        while let Some(entry) = raft.log().entry(before.index.next()) {
+            let (payload, previous) = self
+                .entries
+                .entry(entry.id)
+                .or_insert_with(|| (entry.payload.clone(), before));
+            ensure(
+                *payload == entry.payload && *previous == before,
+                "Log Matching",
+                || {
+                    format!(
+                        "entry {} of server {} follows {before} and elsewhere {previous}, or differs",
+                        entry.id,
+                        raft.id()
+                    )
+                },
+            )?;
+            seen.log.push(entry.id);
+            before = entry.id;
+        }
+        Ok(())
+    }
+
+    /// State Machine Safety: "if a server has applied a log entry at a given index to its state machine, no other
+    /// server will ever apply a different log entry for the same index".
+    fn check_commit_index(
+        &mut self,
+        status: &Status<'_>,
+        id: NodeId,
+        seen: &mut Seen,
+    ) -> Result<(), Violation> {
+        let commit_index = status.commit_index;
+        ensure(
+            commit_index >= seen.commit_index && commit_index <= status.last_log.index,
+            "commit index grows within the log",
+            || format!("server {id}: from {} to {commit_index}", seen.commit_index),
+        )?;
+        let (from, to) = (seen.commit_index.0 as usize, commit_index.0 as usize);
+        for (i, entry) in seen.log.iter().enumerate().take(to).skip(from) {
+            match self.committed.get(i) {
+                Some((committed, _)) => ensure(committed == entry, "State Machine Safety", || {
+                    format!("server {id} has {entry} for the committed {committed}")
+                })?,
+                None => {
+                    self.committed.push((*entry, status.hard_state.term));
+                    self.check_later_leaders(*entry, status.hard_state.term)?;
+                }
+            }
+        }
+        seen.commit_index = commit_index;
+        Ok(())
+    }
+
+    /// Leader Completeness: "if a log entry is committed in a given term, then that entry will be present in the
+    /// logs of the leaders for all higher-numbered terms". Here for leaders that already lead.
+    fn check_later_leaders(&self, entry: EntryId, term: Term) -> Result<(), Violation> {
+        let later = |seen: &&Seen| seen.is_leader && seen.hard_state.term > term;
+        let lacks = |seen: &&Seen| seen.log.get(entry.index.prev().0 as usize) != Some(&entry);
+        let without = self.servers.values().filter(later).find(lacks);
+        ensure(without.is_none(), "Leader Completeness", || {
+            format!("{entry} is committed in term {term}, and a later leader lacks it")
+        })
+    }
+
+    /// Election Safety: "at most one leader can be elected in a given term". Leader Completeness, for a leader
+    /// that has just been elected. And the two indexes of each follower.
+    fn check_leader(
+        &mut self,
+        status: &Status<'_>,
+        id: NodeId,
+        led: bool,
+        seen: &mut Seen,
+    ) -> Result<(), Violation> {
+        let term = status.hard_state.term;
+        let first = *self.leaders.entry(term).or_insert(id);
+        ensure(first == id, "Election Safety", || {
+            format!("both {first} and {id} lead term {term}")
+        })?;
+        if !led {
+            seen.match_index.clear();
+            let lost = self
+                .committed
+                .iter()
+                .zip(seen.log.iter().map(Some).chain(std::iter::repeat(None)))
+                .find(|((entry, committed_in), held)| *committed_in < term && Some(entry) != *held);
+            ensure(lost.is_none(), "Leader Completeness", || {
+                format!("leader {id} of term {term} lacks a committed entry: {lost:?}")
+            })?;
+        }
+        for follower in &status.followers {
+            let (matched, next) = (follower.match_index, follower.next_index);
+            let before = seen.match_index.insert(follower.id, matched).unwrap_or_default();
+            ensure(
+                before <= matched && matched < next && next <= status.last_log.index.next(),
+                "match_index grows, and next_index lies between it and the end",
+                || {
+                    format!(
+                        "leader {id}, follower {}: {before} to {matched}, next {next}",
+                        follower.id
+                    )
+                },
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Terms never fall, and a vote is given once (Raft 5.1, 5.2).
+fn check_hard_state(id: NodeId, seen: &Seen, now: HardState) -> Result<(), Violation> {
+    let before = seen.hard_state;
+    let keeps_vote = before.term != now.term || before.vote.is_none() || before.vote == now.vote;
+    ensure(
+        now.term >= before.term && keeps_vote,
+        "term grows, and a vote is given once",
+        || format!("server {id}: {before:?} became {now:?}"),
+    )
+}
+
+/// How many entries of the log are still those seen last time, by name.
+fn kept_length(raft: &Raft, seen: &Seen) -> usize {
+    let is_kept = |entry: &EntryId| raft.log().term_at(entry.index) == Some(entry.term);
+    seen.log.iter().rposition(is_kept).map_or(0, |last| last + 1)
+}

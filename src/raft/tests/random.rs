@@ -1,0 +1,243 @@
+//! Whole clusters under a seed: loss, duplication, reordering, crashes that lose what was not durable, slow disks,
+//! partitions of one or both ways, closed connections, hand-overs and reads. The world checks safety after every
+//! step; when the faults stop, the cluster must come back to life.
+//!
+//! A seed that fails prints itself; `SEED=…` runs it alone.
+
+use super::super::{Envelope, NodeId};
+use super::world::{ELECTION_TIMEOUT_MS, World};
+use crate::base::rng::Rng;
+
+const SEEDS: u64 = 300;
+const STEPS: u64 = 800;
+
+#[test]
+fn random_worlds_of_three_are_safe_and_live() {
+    run_seeds(3);
+}
+
+#[test]
+fn random_worlds_of_five_are_safe_and_live() {
+    run_seeds(5);
+}
+
+fn run_seeds(n: u64) {
+    let number = |name| {
+        std::env::var(name)
+            .ok()
+            .map(|value: String| value.parse().expect("a number"))
+    };
+    let seeds = match number("SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("SEEDS").unwrap_or(SEEDS),
+    };
+    for seed in seeds {
+        let run = std::panic::catch_unwind(|| Chaos::new(n, seed).run());
+        if let Err(panic) = run {
+            println!("SEED={seed} with {n} servers fails");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+struct Chaos {
+    world: World,
+    rng: Rng,
+    n: u64,
+    /// How bad the network of this seed is: a message in so many is lost, or comes twice.
+    loss: u64,
+    /// Copies that come when nobody expects them any more, also after restarts.
+    late: Vec<Envelope>,
+    tickets: u64,
+    proposals: u64,
+}
+
+impl Chaos {
+    fn new(n: u64, seed: u64) -> Chaos {
+        let mut rng = Rng::new(seed);
+        let loss = [0, 5, 20, 100][rng.below(4) as usize];
+        Chaos {
+            world: World::new(n, seed),
+            rng,
+            n,
+            loss,
+            late: Vec::new(),
+            tickets: 0,
+            proposals: 0,
+        }
+    }
+
+    fn run(mut self) {
+        for _ in 0..STEPS {
+            self.step();
+        }
+        self.recover();
+    }
+
+    fn any(&mut self) -> u64 {
+        1 + self.rng.below(self.n)
+    }
+
+    fn any_up(&mut self) -> Option<u64> {
+        let id = self.any();
+        self.world.is_up(id).then_some(id)
+    }
+
+    fn step(&mut self) {
+        match self.rng.below(100) {
+            0..60 => self.network(),
+            60..72 => self.time(),
+            72..80 => {
+                let id = self.any();
+                self.world.persist(id);
+            }
+            80..90 => self.client(),
+            90..96 => self.link(),
+            _ => self.process(),
+        }
+    }
+
+    /// One of the first few messages arrives, or is lost, or comes again later.
+    fn network(&mut self) {
+        if self.rng.one_in(20) && !self.late.is_empty() {
+            let pick = self.rng.below(self.late.len() as u64) as usize;
+            let envelope = self.late.swap_remove(pick);
+            return self.world.arrive(envelope);
+        }
+        let reach = if self.rng.one_in(4) { u64::MAX } else { 3 };
+        let pick = self.rng.below(reach.min(self.world.network.len() as u64)) as usize;
+        if self.world.network.is_empty() {
+            return;
+        }
+        if self.rng.one_in(self.loss) {
+            self.world.network.remove(pick);
+        } else if self.rng.one_in(self.loss) {
+            let again = self.world.network[pick].clone();
+            match self.rng.below(2) {
+                0 => self.world.network.push(again),
+                _ => self.late.push(again),
+            }
+        } else {
+            self.world.deliver(pick);
+        }
+    }
+
+    fn time(&mut self) {
+        let ms = if self.rng.one_in(8) {
+            ELECTION_TIMEOUT_MS
+        } else {
+            60
+        };
+        let ms = 1 + self.rng.below(ms);
+        if self.rng.one_in(3) {
+            let id = self.any();
+            self.world.tick_one(id, ms);
+        } else {
+            self.world.tick(ms);
+        }
+    }
+
+    fn client(&mut self) {
+        let Some(id) = self.any_up() else { return };
+        let id = if self.rng.one_in(2) {
+            self.world.leader().unwrap_or(id)
+        } else {
+            id
+        };
+        match self.rng.below(10) {
+            0..5 => {
+                self.proposals += 1;
+                let _ = self.world.propose(id, &format!("command {}", self.proposals));
+            }
+            5..9 => {
+                self.tickets += 1;
+                self.world.read(id, self.tickets);
+            }
+            _ => {
+                let target = Some(NodeId(self.any())).filter(|_| self.rng.one_in(2));
+                let _ = self.world.with(id, |raft| raft.transfer(target));
+            }
+        }
+    }
+
+    fn link(&mut self) {
+        let (a, b) = (self.any(), self.any());
+        match self.rng.below(10) {
+            _ if a == b => {}
+            0..2 => self.world.cut(a, b),
+            2 => {
+                self.world.cut(a, b);
+                self.world.cut(b, a);
+            }
+            3 => self.world.isolate(a),
+            4..7 => self.world.heal(),
+            7..9 => self.world.connect(a, b),
+            _ if self.world.is_up(a) => self.world.closed(a, b),
+            _ => {}
+        }
+    }
+
+    fn process(&mut self) {
+        let id = self.any();
+        match (self.world.is_up(id), self.rng.below(6)) {
+            (true, 0) => self.world.crash(id),
+            (true, 1) => self.world.crash_after_write(id),
+            (true, 2 | 3) => self.world.server(id).disk.is_held = true,
+            (true, _) => self.world.release_disk(id),
+            (false, _) => self.world.restart(id),
+        }
+    }
+
+    /// The faults stop. Within ten election timeouts there is a leader, what it is given is committed
+    /// everywhere, and every read is answered.
+    fn recover(&mut self) {
+        self.world.heal();
+        for id in self.world.ids() {
+            if !self.world.is_up(id) {
+                self.world.restart(id);
+            }
+            self.world.release_disk(id);
+        }
+        self.world.settle();
+        self.idle(6 * ELECTION_TIMEOUT_MS);
+        let leader = self.world.leader().expect("no leader");
+        let all = self.world.raft(leader).status().last_log.index.0;
+        for id in self.world.ids() {
+            assert_eq!(
+                self.world.commit_index(id),
+                all,
+                "server {id} does not learn what is committed"
+            );
+            self.tickets += 1;
+            self.world.read(id, self.tickets);
+        }
+        self.world.settle();
+        for id in self.world.ids() {
+            assert!(
+                self.world.reads.iter().any(|read| read.0 == id),
+                "server {id} can't read"
+            );
+        }
+        let entry = self
+            .world
+            .propose(leader, "the end")
+            .expect("the leader takes no proposal");
+        self.idle(4 * ELECTION_TIMEOUT_MS);
+        for id in self.world.ids() {
+            assert_eq!(
+                self.world.commit_index(id),
+                entry.index.0,
+                "server {id} does not commit"
+            );
+            assert_eq!(self.world.server(id).applied.len() as u64, entry.index.0);
+        }
+        assert_eq!(self.world.invariants.commit_index(), entry.index);
+    }
+
+    fn idle(&mut self, ms: u64) {
+        for _ in 0..ms / 10 {
+            self.world.tick(10);
+            self.world.settle();
+        }
+    }
+}
