@@ -20,7 +20,7 @@ pub fn meanwhile<R>(clients: usize, work: impl Fn(usize) + Sync, events: impl Fn
         for client in 0..clients {
             let (work, stop) = (&work, Stop(&stopped));
             scope.spawn(move || {
-                while !stop.0.load(Ordering::SeqCst) {
+                while !stop.is_asked_for() {
                     work(client);
                 }
             });
@@ -32,6 +32,13 @@ pub fn meanwhile<R>(clients: usize, work: impl Fn(usize) + Sync, events: impl Fn
 
 /// Ends all the threads of `meanwhile` when one of them ends, be it by a failed assertion.
 struct Stop<'a>(&'a AtomicBool);
+
+impl Stop<'_> {
+    /// A method, so that the thread's closure takes the whole value with it and not only the reference in it.
+    fn is_asked_for(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
 
 impl Drop for Stop<'_> {
     fn drop(&mut self) {
