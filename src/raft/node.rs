@@ -123,7 +123,7 @@ impl Raft {
         let log = Log::new(recovered.snapshot, recovered.entries);
         let mut rng = Rng::new(options.seed);
         let mut raft = Raft {
-            numbers: rng.below(1 << 32),
+            numbers: rng.below(1 << 48),
             rng,
             now,
             hard_state: recovered.hard_state,

@@ -11,7 +11,7 @@ pub fn states(world: &World) -> Vec<String> {
         };
         let status = raft.status();
         let role = match (status.role, status.leader) {
-            (RoleName::Leader, _) if status.is_transferring => "leads, handing over".to_string(),
+            (RoleName::Leader, _) if raft.is_transferring() => "leads, handing over".to_string(),
             (RoleName::Leader, _) => "leads".to_string(),
             (RoleName::Candidate, _) => "asks for votes".to_string(),
             (RoleName::Follower, Some(leader)) => format!("follows {leader}"),

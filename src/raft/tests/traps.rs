@@ -300,7 +300,7 @@ fn trap_3_9_a_transfer_waits_for_the_target_and_not_for_ever() {
         "2@1 is not durable there"
     );
     world.pass(ELECTION_TIMEOUT_MS);
-    assert!(world.raft(1).is_leader() && !world.raft(1).status().is_transferring);
+    assert!(world.raft(1).is_leader() && !world.raft(1).is_transferring());
     assert_eq!(world.reads.len(), 2);
     world.propose(1, "y").unwrap();
     world.settle();
