@@ -32,6 +32,19 @@ pub fn excerpt(bytes: &[u8], max: usize) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
+/// Appends a sentence as one line: only its control characters are escaped, for it is read and not decoded.
+pub fn sentence(text: &str, out: &mut impl BufMut) {
+    if text.bytes().all(|b| is_plain(b, false) || b == b'\\') {
+        out.put_slice(text.as_bytes());
+        return;
+    }
+    for part in text.split_inclusive(char::is_control) {
+        let printable = part.trim_end_matches(char::is_control);
+        out.put_slice(printable.as_bytes());
+        escape(part.get(printable.len()..).unwrap_or_default().as_bytes(), out);
+    }
+}
+
 /// The value of a hexadecimal digit.
 pub fn hex_digit(byte: u8) -> Option<u8> {
     match byte {
@@ -107,6 +120,13 @@ mod tests {
         let mut out = Vec::new();
         quote(b"say \"hi\"\n", &mut out);
         assert_eq!(out, b"\"say \\\"hi\\\"\\n\"");
+    }
+
+    #[test]
+    fn sentences_stay_on_one_line() {
+        let mut out = Vec::new();
+        sentence("a\r\nb \\ ü\u{85}", &mut out);
+        assert_eq!(String::from_utf8(out).unwrap(), "a\\r\\nb \\ ü\\xc2\\x85");
     }
 
     #[test]

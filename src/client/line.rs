@@ -100,7 +100,7 @@ pub(crate) fn encode(reply: &Reply, out: &mut BytesMut) {
             out.put_u8(b'-');
             out.put_slice(error.code.as_str().as_bytes());
             out.put_u8(b' ');
-            escape::escape(error.text.as_bytes(), out);
+            escape::sentence(&error.text, out);
         }
         Reply::List(replies) => {
             super::resp::head(b'*', replies.len() as u64, out);

@@ -187,7 +187,7 @@ pub(crate) fn encode(reply: &Reply, resp3: bool, out: &mut BytesMut) {
             out.put_u8(b'-');
             out.put_slice(error.code.as_str().as_bytes());
             out.put_u8(b' ');
-            crate::base::escape::escape(error.text.as_bytes(), out);
+            crate::base::escape::sentence(&error.text, out);
             out.put_slice(b"\r\n");
         }
         Reply::List(replies) => {
