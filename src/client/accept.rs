@@ -66,3 +66,48 @@ async fn refuse(mut stream: TcpStream) {
     // It is told if it can be; a client that is gone misses nothing.
     let _ = tokio::time::timeout(BACK_OFF, refused).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+
+    use super::*;
+    use crate::client::Options;
+    use crate::client::fake::Fake;
+
+    async fn line(stream: &mut BufReader<TcpStream>) -> String {
+        let mut line = String::new();
+        stream.read_line(&mut line).await.unwrap();
+        line
+    }
+
+    #[tokio::test]
+    async fn one_client_too_many_is_told_so_and_all_are_let_go_at_the_end() {
+        let options = Options {
+            max_connections: 2,
+            ..Options::default()
+        };
+        let fake = Fake::start(options, Duration::ZERO);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let served = tokio::spawn(serve(listener, fake.service.clone(), fake.shutdown.clone()));
+        let mut clients = Vec::new();
+        for _ in 0..2 {
+            let mut client = BufReader::new(TcpStream::connect(address).await.unwrap());
+            client.write_all(b"PING\n").await.unwrap();
+            assert_eq!(line(&mut client).await, "+PONG\r\n");
+            clients.push(client);
+        }
+        let mut refused = BufReader::new(TcpStream::connect(address).await.unwrap());
+        assert_eq!(line(&mut refused).await, "-ERR max number of clients reached\r\n");
+        assert_eq!(line(&mut refused).await, "");
+        assert_eq!(fake.service.counters().connections(), 2);
+        assert_eq!(fake.service.counters().connections_rejected(), 1);
+        fake.shutdown.cancel();
+        for client in &mut clients {
+            assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 0);
+        }
+        drop(clients);
+        served.await.unwrap();
+    }
+}

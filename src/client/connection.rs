@@ -157,6 +157,7 @@ impl Then {
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
     fn new(service: &'a Service, stream: S, session: Session) -> Connection<'a, S> {
+        // Bounded by the requests under way, of which each has one answer: at most REQUESTS_MAX.
         let (answers, inbox) = mpsc::unbounded_channel();
         let limits = Limits {
             request_max_bytes: service.options.max_request_bytes,

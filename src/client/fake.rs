@@ -31,6 +31,7 @@ impl Fake {
     /// A node that answers each submission after `delay`, the requests of one in reverse order.
     pub(super) fn start(options: Options, delay: Duration) -> Fake {
         let (node, queue) = Node::channel(16);
+        // Bounded by what one test sends.
         let (seen, batches) = mpsc::unbounded_channel();
         tokio::spawn(drive(queue, seen, delay));
         let service = Service::new(node, options);

@@ -35,6 +35,8 @@ mod reply;
 mod resp;
 mod session;
 mod table;
+#[cfg(test)]
+mod transcripts;
 mod walk;
 
 use std::sync::atomic::{AtomicU64, Ordering};
