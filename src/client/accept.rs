@@ -1,6 +1,5 @@
 //! Taking connections in.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,51 +8,49 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::net::{Accepted, Acceptor, SocketOptions};
+
 use super::{Service, serve_connection};
 
-/// How long to wait when the system has no room for another connection.
-const BACK_OFF: Duration = Duration::from_millis(100);
+/// How long a client that is refused may take to hear why.
+const REFUSE_MAX: Duration = Duration::from_millis(100);
+
+/// After how much silence the kernel asks whether a client is still there; Redis's 300 s would keep the
+/// place of a dead one for long.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// Serves every client that connects, until `shutdown`; then answers what is under way and returns when the
 /// last connection is closed.
 pub async fn serve(listener: TcpListener, service: Arc<Service>, shutdown: CancellationToken) {
+    let acceptor = Acceptor::new(listener, service.options().max_connections);
     let connections = TaskTracker::new();
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let Accepted { stream, from, slot } = tokio::select! {
+            accepted = acceptor.accept() => accepted,
             () = shutdown.cancelled() => break,
         };
-        match accepted {
-            Ok((stream, _)) if connections.len() >= service.options().max_connections => {
-                service.counters().on_rejected();
-                connections.spawn(refuse(stream));
-            }
-            Ok((stream, address)) => {
-                // Replies leave in one write already; waiting for more of them only costs time.
-                let _ = stream.set_nodelay(true);
-                let (service, shutdown) = (service.clone(), shutdown.clone());
-                connections.spawn(async move {
-                    serve_connection(service, stream, address.to_string(), shutdown).await;
-                });
-            }
-            Err(error) => on_accept_error(&error).await,
+        let Some(slot) = slot else {
+            service.counters().on_rejected();
+            connections.spawn(refuse(stream));
+            continue;
+        };
+        let options = SocketOptions {
+            keepalive: KEEPALIVE,
+            user_timeout: None,
+            unsent_max_bytes: None,
+        };
+        if let Err(error) = options.apply(&stream) {
+            tracing::debug!(client = %from, %error, "socket options not set");
         }
+        let (service, shutdown) = (service.clone(), shutdown.clone());
+        connections.spawn(async move {
+            serve_connection(service, stream, from.to_string(), shutdown).await;
+            drop(slot);
+        });
     }
-    drop(listener);
+    drop(acceptor);
     connections.close();
     connections.wait().await;
-}
-
-/// Out of file descriptors or memory is a matter of waiting; a client that went away before it was accepted
-/// is none at all.
-async fn on_accept_error(error: &io::Error) {
-    match error.kind() {
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted => {}
-        _ => {
-            tracing::warn!(%error, "cannot accept a client; trying again");
-            tokio::time::sleep(BACK_OFF).await;
-        }
-    }
 }
 
 async fn refuse(mut stream: TcpStream) {
@@ -64,7 +61,7 @@ async fn refuse(mut stream: TcpStream) {
         stream.shutdown().await
     };
     // It is told if it can be; a client that is gone misses nothing.
-    let _ = tokio::time::timeout(BACK_OFF, refused).await;
+    let _ = tokio::time::timeout(REFUSE_MAX, refused).await;
 }
 
 #[cfg(test)]

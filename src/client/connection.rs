@@ -4,6 +4,10 @@
 //! ready, and only then wait for answers or more bytes. While it writes it reads nothing, so a client that
 //! does not read its replies stops itself, and is cut after a time.
 
+mod output;
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
@@ -11,11 +15,10 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::mpsc;
-use tokio::task::yield_now;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::kv::{Code, Error, Reply, View};
@@ -25,7 +28,6 @@ use super::codec::{Decoded, Decoder, Dialect, Limits};
 use super::reply::{Encoding, Response};
 use super::session::Session;
 use super::table::{self, Action, ConnectionAction, Kind, Page, ScanStep, Walk, err};
-use super::walk::{First, ScanWalk, Walker};
 use super::{Service, pages};
 
 /// How many requests of one connection may be under way.
@@ -37,19 +39,10 @@ const REQUESTS_MAX_BYTES: usize = 4 << 20;
 /// How many words one request may have.
 const WORDS_MAX: usize = 1 << 20;
 
-/// Output is written when it has so many bytes, even if more is ready.
-const WRITE_BYTES: usize = 128 << 10;
-
 /// The bounds of one read from the socket; it grows while reads are full and shrinks when they are not, so
 /// that ten thousand quiet clients cost little.
 const READ_MIN_BYTES: usize = 1 << 10;
 const READ_MAX_BYTES: usize = 64 << 10;
-
-/// How long a closing connection is read on, so that the last reply is not lost with what was unread.
-const LINGER: Duration = Duration::from_secs(1);
-
-/// How much of it is read on.
-const LINGER_MAX_BYTES: usize = 16 << 20;
 
 /// How long after `shutdown` answers are waited for; every request has one before that.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
@@ -429,140 +422,6 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
         let under_way = self.under_way(is_write);
         *under_way = under_way.saturating_sub(1);
     }
-
-    /// Writes the replies of the oldest requests as far as they are there; how many it was.
-    async fn write_ready(&mut self) -> io::Result<usize> {
-        let mut answered = 0;
-        while self
-            .slots
-            .front()
-            .is_some_and(|slot| !matches!(slot.state, State::Waiting(_)))
-        {
-            let Some(slot) = self.slots.pop_front() else { break };
-            self.first_ticket += 1;
-            self.slots_bytes -= slot.bytes;
-            answered += 1;
-            match slot.state {
-                State::Waiting(_) => {}
-                State::Ready(response) => self.put(slot.encoding, &response).await?,
-                State::Walk(view, walk) => self.put_walk(slot.encoding, Walker::new(view, &walk)).await?,
-                State::Scan(view, from, step) => {
-                    self.put_scan(slot.encoding, ScanWalk::new(view, from, step))
-                        .await?;
-                }
-            }
-        }
-        self.flush().await?;
-        Ok(answered)
-    }
-
-    async fn put(&mut self, encoding: Encoding, response: &Response) -> io::Result<()> {
-        match response {
-            // A long list of large values is never in memory as a whole.
-            Response::Reply(Reply::List(replies)) => {
-                encoding.put_list_head(replies.len() as u64, &mut self.output);
-                for reply in replies {
-                    encoding.put(reply, &mut self.output);
-                    self.flush_if_full().await?;
-                }
-            }
-            Response::Reply(reply) => {
-                if matches!(reply, Reply::Error(_)) {
-                    self.service.counters.on_error();
-                }
-                encoding.put(reply, &mut self.output);
-            }
-            Response::Page(lines) => encoding.put_page(lines, &mut self.output),
-            Response::Map(pairs) => encoding.put_map(pairs, &mut self.output),
-        }
-        self.flush_if_full().await
-    }
-
-    async fn put_walk(&mut self, encoding: Encoding, mut walker: Walker) -> io::Result<()> {
-        let mut body = BytesMut::new();
-        let mut count = match walker.first(encoding, &mut body) {
-            First::All(count) => {
-                encoding.put_list_head(count, &mut self.output);
-                self.output.extend_from_slice(&body);
-                return self.flush_if_full().await;
-            }
-            First::Some(count) => count,
-        };
-        drop(body);
-        while let Some(more) = walker.count() {
-            count += more;
-            yield_now().await;
-        }
-        encoding.put_list_head(count, &mut self.output);
-        walker.restart();
-        while walker.piece(encoding, WRITE_BYTES, &mut self.output) {
-            self.flush_if_full().await?;
-            yield_now().await;
-        }
-        Ok(())
-    }
-
-    async fn put_scan(&mut self, encoding: Encoding, mut scan: ScanWalk) -> io::Result<()> {
-        while scan.seek() {
-            yield_now().await;
-        }
-        let (next, walker) = scan.finish();
-        let cursor = next.map_or(0, |key| self.service.remember_cursor(key));
-        encoding.put_list_head(2, &mut self.output);
-        encoding.put_value(cursor.to_string().as_bytes(), &mut self.output);
-        self.put_walk(encoding, walker).await
-    }
-
-    async fn flush_if_full(&mut self) -> io::Result<()> {
-        if self.output.len() < WRITE_BYTES {
-            Ok(())
-        } else {
-            self.flush().await
-        }
-    }
-
-    async fn flush(&mut self) -> io::Result<()> {
-        if self.output.is_empty() {
-            return Ok(());
-        }
-        let mut rest = self.output.as_ref();
-        while !rest.is_empty() {
-            let written = timeout(self.service.options.stall_timeout, self.stream.write(rest)).await;
-            let written = written.map_err(|_| timed_out("the client does not read its replies"))??;
-            if written == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
-            }
-            self.service.counters.on_written(written);
-            rest.advance(written);
-        }
-        self.output.clear();
-        if self.output.capacity() > 2 * WRITE_BYTES {
-            self.output = BytesMut::new();
-        }
-        self.stream.flush().await
-    }
-
-    /// Ends the connection so that the client gets the last reply: closing a socket with unread input would
-    /// throw away what is on its way to the client.
-    async fn close(&mut self) -> io::Result<()> {
-        self.stream.shutdown().await?;
-        if self.phase == Phase::HalfClosed {
-            return Ok(());
-        }
-        let mut left = LINGER_MAX_BYTES;
-        let read_on = async {
-            while left > 0 {
-                self.input.clear();
-                self.input.reserve(READ_MIN_BYTES);
-                match self.stream.read_buf(&mut self.input).await? {
-                    0 => break,
-                    read => left = left.saturating_sub(read),
-                }
-            }
-            Ok(())
-        };
-        timeout(LINGER, read_on).await.unwrap_or(Ok(()))
-    }
 }
 
 fn count_lookups(service: &Service, reply: &Reply) {
@@ -593,6 +452,3 @@ fn busy() -> Error {
 fn timed_out(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, what)
 }
-
-#[cfg(test)]
-mod tests;
