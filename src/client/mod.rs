@@ -14,8 +14,9 @@
 //! under way, more writes may follow, but a read waits for their answers, and the other way round. Writes of
 //! one connection are applied in their order because they travel to the leader in it.
 //!
-//! **Bounds.** A connection has at most 1024 requests under way, and some MiB of them; past it, and while its client does not read replies, nothing more is read from its socket. Nothing
-//! that comes from a socket ends in a panic.
+//! **Bounds.** A connection has at most 1024 requests under way, and some MiB of them; past it, and while its
+//! client does not read replies, nothing more is read from its socket. Nothing that comes from a socket ends
+//! in a panic.
 //!
 //! This layer knows nothing of Raft, the log, or other nodes beyond what [`Node`] tells.
 //!
