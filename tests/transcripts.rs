@@ -85,7 +85,6 @@ impl Drop for Server {
 }
 
 #[test]
-#[ignore = "until `raftline serve` runs a node"]
 fn transcripts() {
     let server = Server::start();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts");
