@@ -6,7 +6,7 @@
 //! is down.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::fs::{self, File, OpenOptions};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -30,17 +30,26 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_millis(4000 + 2000);
 
 /// Looks again and again until there is something to see.
 pub fn wait_for<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+    wait_until(what, deadline, || look().ok_or(""))
+}
+
+/// Looks again and again until all is well. `Err` is what is seen meanwhile; the last of it is told when the
+/// wait was in vain.
+pub fn wait_until<T, E: fmt::Debug>(
+    what: &str,
+    deadline: Duration,
+    mut look: impl FnMut() -> Result<T, E>,
+) -> T {
     const PAUSE: Duration = Duration::from_millis(5);
     let start = Instant::now();
     loop {
-        if let Some(seen) = look() {
-            return seen;
+        match look() {
+            Ok(seen) => return seen,
+            Err(seen) if start.elapsed() > deadline => {
+                panic!("waited {deadline:?} in vain for: {what}; the last look: {seen:#?}")
+            }
+            Err(_) => thread::sleep(PAUSE),
         }
-        assert!(
-            start.elapsed() < deadline,
-            "waited {deadline:?} in vain for: {what}"
-        );
-        thread::sleep(PAUSE);
     }
 }
 
@@ -299,7 +308,7 @@ impl Cluster {
 
     /// Waits until every node runs and all have applied all of the same log; panics if they then differ.
     pub fn whole(&self) -> Status {
-        let statuses = wait_for("all nodes at the same index", SOON + SOON, || {
+        let statuses = wait_until("all nodes at the same index", SOON + SOON, || {
             let statuses: Vec<Status> = self
                 .nodes
                 .iter()
@@ -309,7 +318,8 @@ impl Cluster {
                 (s.term, s.applied, s.last_index) == (statuses[0].term, statuses[0].applied, s.applied)
                     && s.leader.is_some()
             };
-            (statuses.len() == self.nodes.len() && statuses.iter().all(same)).then_some(statuses)
+            let well = statuses.len() == self.nodes.len() && statuses.iter().all(same);
+            if well { Ok(statuses) } else { Err(statuses) }
         });
         for status in &statuses {
             assert_eq!(
