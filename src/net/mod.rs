@@ -32,7 +32,6 @@ pub struct ListenError {
     /// The address as it was given.
     pub address: String,
     /// What the system says.
-    #[source]
     pub error: io::Error,
 }
 

@@ -34,14 +34,14 @@ const STOP_MAX: Duration = Duration::from_millis(4500);
 pub enum ServerError {
     /// The runtime or the signal handlers could not be made.
     #[error("cannot start: {0}")]
-    Start(#[source] io::Error),
+    Start(io::Error),
     /// A listener could not be made.
-    #[error("{key}: {source}")]
+    #[error("{key}: {error}")]
     Listen {
         /// The key of the configuration.
         key: &'static str,
         /// The address, and what the system said.
-        source: ListenError,
+        error: ListenError,
     },
     /// The node could not start, or ended by itself.
     #[error(transparent)]
@@ -219,7 +219,7 @@ async fn bind(listen: &Listen) -> Result<(TcpListener, TcpListener, Option<TcpLi
 async fn bind_one(key: &'static str, address: &str) -> Result<TcpListener, ServerError> {
     let listener = net::listen(address)
         .await
-        .map_err(|source| ServerError::Listen { key, source })?;
+        .map_err(|error| ServerError::Listen { key, error })?;
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, "{key}");
     }

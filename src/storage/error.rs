@@ -7,21 +7,21 @@ use crate::raft::NodeId;
 
 /// An operation that the operating system refused or failed.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action} {}: {source}", path.display())]
+#[error("cannot {action} {}: {error}", path.display())]
 pub struct DiskError {
     /// What was tried: "write", "sync".
     pub action: &'static str,
     /// With which file or folder.
     pub path: PathBuf,
     /// What the operating system said.
-    pub source: io::Error,
+    pub error: io::Error,
 }
 
 impl DiskError {
     /// For `map_err`: names what was tried, and with what.
     pub(super) fn with(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DiskError {
         let path = path.to_path_buf();
-        move |source| DiskError { action, path, source }
+        move |error| DiskError { action, path, error }
     }
 }
 
