@@ -5,8 +5,8 @@
 //! entry that was ever seen, so that it also notices what no single moment shows.
 //!
 //! Beside the five properties of the paper it checks what our own code promises: terms and commit indexes never
-//! fall, a vote is not changed within its term, and on a leader `match_index` never falls and stays below
-//! `next_index`.
+//! fall, a vote is not changed within its term, a leader counts only entries of its own term (Raft 5.4.2), its
+//! `match_index` never falls and its `next_index` stays above it.
 //!
 //! It looks only at what has changed since the last look, so a look costs little. What it cannot see is the disk.
 //! Not here yet: logs that begin with a snapshot.
@@ -91,8 +91,22 @@ impl Invariants {
         }
         seen.log.truncate(kept);
         self.take_new_entries(raft, &mut seen)?;
+        let committed_before = seen.commit_index;
         self.check_commit_index(&status, id, &mut seen)?;
         if leads {
+            let newest = raft.log().term_at(status.commit_index);
+            let counted = led && status.commit_index > committed_before;
+            ensure(
+                !counted || newest == Some(raft.term()),
+                "only entries of its own term are counted",
+                || {
+                    format!(
+                        "leader {id} of term {} has committed {}@{newest:?}",
+                        raft.term(),
+                        status.commit_index
+                    )
+                },
+            )?;
             self.check_leader(&status, id, led, &mut seen)?;
         }
         seen.hard_state = status.hard_state;

@@ -46,6 +46,8 @@ struct Chaos {
     n: u64,
     /// How bad the network of this seed is: a message in so many is lost, or comes twice.
     loss: u64,
+    /// The server, if any, for which time stands still: it still believes what the others have given up.
+    slow: Option<u64>,
     /// Copies that come when nobody expects them any more, also after restarts.
     late: Vec<Envelope>,
     tickets: u64,
@@ -56,11 +58,20 @@ impl Chaos {
     fn new(n: u64, seed: u64) -> Chaos {
         let mut rng = Rng::new(seed);
         let loss = [0, 5, 20, 100][rng.below(4) as usize];
+        let mut world = World::new(n, seed);
+        if rng.one_in(2) {
+            world.max_append_bytes = 1;
+            for id in 1..=n {
+                world.crash(id);
+                world.restart(id);
+            }
+        }
         Chaos {
-            world: World::new(n, seed),
+            world,
             rng,
             n,
             loss,
+            slow: None,
             late: Vec::new(),
             tickets: 0,
             proposals: 0,
@@ -85,15 +96,41 @@ impl Chaos {
 
     fn step(&mut self) {
         match self.rng.below(100) {
-            0..60 => self.network(),
-            60..72 => self.time(),
-            72..80 => {
+            0..50 => self.network(),
+            50..60 => self.time(),
+            60..72 => {
                 let id = self.any();
                 self.world.persist(id);
             }
-            80..90 => self.client(),
-            90..96 => self.link(),
+            72..86 => self.client(),
+            86..93 => self.link(),
+            93..96 => self.silence(),
             _ => self.process(),
+        }
+    }
+
+    /// Everything under way is lost, and time goes on until somebody asks for votes; some of those who had lost
+    /// their leader before lead now, with logs that end differently.
+    fn silence(&mut self) {
+        let slow = self.world.leader().filter(|_| self.rng.one_in(2));
+        self.slow = slow.or(self.slow).filter(|_| !self.rng.one_in(3));
+        if let Some(id) = slow.filter(|_| self.rng.one_in(2)) {
+            self.world.isolate(id);
+        }
+        let kept = self.rng.below(1 + self.world.network.len() as u64);
+        self.late
+            .extend(self.world.network.drain(kept as usize..).take(3));
+        self.pass(ELECTION_TIMEOUT_MS + self.rng.clone().below(ELECTION_TIMEOUT_MS));
+        for _ in 0..self.rng.below(12 * self.n) {
+            self.network();
+        }
+    }
+
+    fn pass(&mut self, ms: u64) {
+        for id in self.world.ids() {
+            if self.slow != Some(id) {
+                self.world.tick_one(id, ms);
+            }
         }
     }
 
@@ -133,16 +170,17 @@ impl Chaos {
             let id = self.any();
             self.world.tick_one(id, ms);
         } else {
-            self.world.tick(ms);
+            self.pass(ms);
         }
     }
 
     fn client(&mut self) {
         let Some(id) = self.any_up() else { return };
-        let id = if self.rng.one_in(2) {
-            self.world.leader().unwrap_or(id)
-        } else {
-            id
+        let leads = |id: &u64| self.world.is_up(*id) && self.world.raft(*id).is_leader();
+        let leaders: Vec<u64> = self.world.ids().into_iter().filter(leads).collect();
+        let id = match self.rng.below(1 + leaders.len() as u64) as usize {
+            0 => id,
+            i => leaders[i - 1],
         };
         match self.rng.below(10) {
             0..5 => {

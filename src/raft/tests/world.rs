@@ -27,6 +27,8 @@ pub struct World {
     asked: BTreeMap<u64, Index>,
     /// Whom a server told that it has its vote, ever.
     votes: BTreeMap<(u64, Term), NodeId>,
+    /// What the leader of a term has sent as its log.
+    sent: BTreeMap<(Term, Index), EntryId>,
     membership: Membership,
     /// For servers that start from now on.
     pub max_append_bytes: usize,
@@ -127,6 +129,7 @@ impl World {
             reads: Vec::new(),
             asked: BTreeMap::new(),
             votes: BTreeMap::new(),
+            sent: BTreeMap::new(),
             membership: membership(n),
             max_append_bytes: 200,
             starts: 0,
@@ -252,12 +255,22 @@ impl World {
                     "a vote is said too early"
                 );
             }
+            Message::AppendEntries(append) => {
+                let ids = append
+                    .entries
+                    .iter()
+                    .map(|entry| entry.id)
+                    .chain([append.prev_log]);
+                self.sent.extend(ids.map(|id| ((envelope.term, id.index), id)));
+            }
+            // The promise on which commitment rests: what the leader of this term sent is durable.
             Message::AppendEntriesResponse(answer) if answer.conflict.is_none() => {
-                let durable = self.servers[&from].disk.entries.len() as u64;
-                assert!(
-                    answer.last_index.0 <= durable,
-                    "{from} acknowledges what is not durable"
-                );
+                if let Some(id) = self.sent.get(&(envelope.term, answer.last_index)) {
+                    assert!(
+                        self.servers[&from].disk.holds(*id),
+                        "{from} acknowledges {id}, which it does not hold"
+                    );
+                }
             }
             _ => {}
         }
