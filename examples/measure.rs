@@ -327,9 +327,10 @@ async fn write_forever(address: SocketAddr, connection: usize, count: &AtomicU64
     }
 }
 
-/// Nobody is connected, nothing is written.
+/// Nobody is connected, nothing is written. Ends with an error when a node breaks the promise of the README.
 fn idle() {
     const WINDOW: Duration = Duration::from_secs(30);
+    const PROMISED_PERCENT: f64 = 1.0;
     let cluster = cluster();
     let leader = cluster.leader();
     let before: Vec<Duration> = cluster
@@ -341,10 +342,14 @@ fn idle() {
     println!("processor time in {WINDOW:?} with nothing to do, percent of one core:");
     for (id, before) in cluster.ids().into_iter().zip(before) {
         let used = cpu_time(cluster.pid(id)) - before;
-        let role = if id == leader { "leader" } else { "follower" };
+        let percent = 100.0 * used.as_secs_f64() / WINDOW.as_secs_f64();
         println!(
-            "node {id} ({role}): {:.2}",
-            100.0 * used.as_secs_f64() / WINDOW.as_secs_f64()
+            "node {id} ({}): {percent:.2}",
+            if id == leader { "leader" } else { "follower" }
+        );
+        assert!(
+            percent < PROMISED_PERCENT,
+            "under {PROMISED_PERCENT} % is what the README promises"
         );
     }
 }

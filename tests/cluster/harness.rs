@@ -544,15 +544,19 @@ pub fn process_stat(pid: u32) -> Option<Vec<String>> {
     Some(fields.split_whitespace().map(String::from).collect())
 }
 
-/// The processor time that a process has used, its threads together.
+/// The processor time that a process has used, its threads together. (`stat` counts in hundredths of a second,
+/// which is too coarse for a process that does nothing.)
 pub fn cpu_time(pid: u32) -> Duration {
-    const TICKS_PER_SECOND: u64 = 100; // USER_HZ, the same on every Linux
-    let stat = process_stat(pid).expect("the process runs");
-    let ticks: u64 = stat[11..=12]
-        .iter()
-        .map(|field| field.parse::<u64>().unwrap())
-        .sum();
-    Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND)
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the process runs");
+    let nanoseconds = |thread: fs::DirEntry| {
+        let schedstat = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+        schedstat
+            .split_whitespace()
+            .next()
+            .and_then(|field| field.parse().ok())
+            .unwrap_or(0)
+    };
+    Duration::from_nanos(threads.map(|thread| nanoseconds(thread.unwrap())).sum())
 }
 
 /// The memory of a process that is in RAM, in bytes.
