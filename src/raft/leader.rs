@@ -31,7 +31,7 @@ pub(super) struct Leader {
     pub transfer: Option<Transfer>,
 }
 
-/// A hand-over of leadership (Diss. 3.10). While it lasts, nothing is proposed and no read is confirmed.
+/// A hand-over of leadership (Diss. 3.10). While it lasts, nothing is proposed and no round of reads begins.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Transfer {
     target: NodeId,
@@ -345,11 +345,14 @@ impl Raft {
         let Role::Leader(leader) = &mut self.role else {
             return Err(TransferError::NotLeader);
         };
+        // In an idle cluster a dead voter's log is as long as any: one that answers comes first.
+        let (now, patience_ms) = (self.now, 3 * self.options.heartbeat_interval_ms);
+        let answers = |progress: &Progress| now.since(progress.last_answer) <= patience_ms;
         let best = leader
             .progress
             .iter()
             .filter(|(peer, _)| voters.contains(peer))
-            .max_by_key(|(_, progress)| (progress.match_index, progress.last_answer))
+            .max_by_key(|(_, progress)| (answers(progress), progress.match_index, progress.last_answer))
             .map(|(peer, _)| *peer);
         let target = target
             .or(best)

@@ -141,7 +141,8 @@ impl Raft {
         raft
     }
 
-    /// The time has come to `now`; it never goes back.
+    /// The time has come to `now`; it never goes back. To be called before whatever else happens at that time, for
+    /// timers start from the time that was last told.
     pub fn tick(&mut self, now: Ticks) {
         self.now = self.now.max(now);
         match &self.role {

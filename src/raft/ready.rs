@@ -51,6 +51,10 @@ pub(super) enum Needs {
     Log(Index),
 }
 
+/// How many messages may wait for the disk. One that hangs must not fill the memory with answers to heartbeats; what
+/// is dropped here is asked for again.
+const WAITING_MAX: usize = 4096;
+
 /// What of the core's state is durable, and the messages that wait for it.
 #[derive(Debug, Default)]
 pub(super) struct Durability {
@@ -125,7 +129,7 @@ impl Durability {
         };
         if self.hard_state_is_durable() && log <= self.log_durable {
             self.messages.push(envelope);
-        } else {
+        } else if self.waiting.len() < WAITING_MAX {
             self.waiting.push((self.hard_now, log, envelope));
         }
     }
@@ -229,6 +233,18 @@ mod tests {
         durability.hard_state_changed();
         durability.persisted();
         assert!(durability.take_messages().is_empty());
+    }
+
+    #[test]
+    fn a_disk_that_hangs_does_not_fill_the_memory() {
+        let mut durability = Durability::new(&Log::default());
+        durability.hard_state_changed();
+        for n in 0..2 * WAITING_MAX as u64 {
+            durability.send_when_durable(Needs::HardState, envelope(n));
+        }
+        take(&mut durability, &Log::default());
+        durability.persisted();
+        assert_eq!(durability.take_messages().len(), WAITING_MAX);
     }
 
     #[test]

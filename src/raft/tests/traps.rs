@@ -280,6 +280,19 @@ fn trap_3_15_a_refusal_of_an_earlier_term_confirms_nothing() {
     assert_eq!(answer.read_round, 0);
 }
 
+/// In an idle cluster a dead voter's log is as long as anybody's: leadership goes to one that answers.
+#[test]
+fn trap_3_9_leadership_is_not_handed_to_the_dead() {
+    for dead in [2, 3] {
+        let mut world = World::with_leader(3);
+        world.isolate(dead);
+        world.pass(ELECTION_TIMEOUT_MS / 2);
+        world.with(1, |raft| raft.transfer(None)).unwrap();
+        world.settle();
+        assert!(world.raft(5 - dead).is_leader(), "without {dead}");
+    }
+}
+
 /// During a hand-over nothing is proposed and no read begun; the target campaigns only with everything durable; and
 /// when it does not, the leader goes on after an election timeout.
 #[test]
