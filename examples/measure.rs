@@ -202,7 +202,8 @@ fn write_until(stopped: &AtomicBool, address: SocketAddr, acknowledged: &Mutex<V
     }
 }
 
-/// One client's writes through the leader; after each one, as much is written and synced by this process.
+/// One client's writes through the leader; after each one, as much is written and synced by this process. Ends
+/// with an error when a thousand of them take 2 s.
 fn latency() {
     const WRITES: usize = 3000;
     const WARM_UP: usize = 200;
@@ -240,6 +241,11 @@ fn latency() {
     println!(
         "ratio of the medians: {:.2}",
         median(writes).as_secs_f64() / median(syncs).as_secs_f64()
+    );
+    let thousand: Duration = writes[..1000].iter().sum();
+    assert!(
+        thousand < Duration::from_secs(2),
+        "1000 writes, one after the other, took {thousand:?}"
     );
 }
 
