@@ -318,7 +318,7 @@ async fn write_forever(address: SocketAddr, connection: usize, count: &AtomicU64
                 more => read += more,
             }
         }
-        if &reply[..read] != b"+OK\r\n" {
+        if !reply.starts_with(b"+OK") {
             return Err(io::Error::other(
                 String::from_utf8_lossy(&reply[..read]).into_owned(),
             ));
