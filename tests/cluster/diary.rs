@@ -20,7 +20,7 @@ use crate::harness::{self, Cluster, REQUEST_TIMEOUT, SOON, Status, let_pass, wai
 use crate::workload::{Roaming, Writers, meanwhile};
 
 /// How much more everything costs without the compiler's optimisation. The diary's numbers are about the
-/// optimised binary; `.ci/run` holds it to them with `examples/measure.rs`.
+/// optimised binary; `examples/measure.rs` measures that one.
 const UNOPTIMISED: u32 = if cfg!(debug_assertions) { 3 } else { 1 };
 
 /// One node stopped answering, and a missing reply ended every other process.
