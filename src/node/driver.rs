@@ -372,7 +372,12 @@ impl Driver {
         let machine = &mut self.machine;
         match event {
             Event::Connected { peer } => machine.on_connected(peer),
-            Event::Disconnected { peer, by_peer } => machine.on_disconnected(peer, by_peer),
+            Event::Disconnected { peer, by_peer } => {
+                machine.on_disconnected(peer, by_peer);
+                if !self.links.transport.is_connected(peer) {
+                    machine.on_unreachable(peer);
+                }
+            }
             Event::Raft(envelope) => machine.on_message(envelope),
             Event::Call { id, command, .. } => machine.on_call(id, &command, &mut self.links),
             Event::Answer { token, result } => machine.on_answer(token, result),

@@ -4,6 +4,8 @@
 //! Everything that needs a socket, the disk or a clock is asked of the [`Host`]. The same inputs give the same
 //! effects, so the simulation runs this code as it is.
 
+use std::collections::BTreeMap;
+
 use super::forward::Order;
 use super::hashes::Hashes;
 use super::host::{Host, Now};
@@ -64,6 +66,8 @@ pub struct Machine<C> {
     pub(super) retry_parked_at: Ticks,
     pub(super) tried_leader: Option<(Term, NodeId)>,
     chores: Chores,
+    /// The members to which there is no connection, and since when.
+    pub(super) unconnected: BTreeMap<NodeId, Ticks>,
     /// When this node last knew a leader.
     pub(super) leader_seen: Ticks,
 }
@@ -97,7 +101,10 @@ const HASH_INTERVAL_MS: u64 = 1000;
 impl<C> Machine<C> {
     /// A node with what was recovered.
     pub fn new(options: Options, raft: Raft, store: Store, now: Now) -> Machine<C> {
+        let members = raft.status().membership.others(raft.id());
+        let unconnected = members.map(|member| (member, now.ticks)).collect();
         Machine {
+            unconnected,
             options,
             now,
             raft,
@@ -211,6 +218,7 @@ impl<C> Machine<C> {
 
     /// A new connection to this peer is open.
     pub fn on_connected(&mut self, peer: NodeId) {
+        self.unconnected.remove(&peer);
         self.raft.peer_connected(peer);
         self.retry_parked_at = self.now.ticks;
     }
@@ -220,6 +228,11 @@ impl<C> Machine<C> {
         if by_peer {
             self.raft.peer_closed(peer);
         }
+    }
+
+    /// There is no connection any more on which this node could ask the peer something.
+    pub fn on_unreachable(&mut self, peer: NodeId) {
+        self.unconnected.entry(peer).or_insert(self.now.ticks);
     }
 
     /// The leader says what its state's hash is at an index.

@@ -1,10 +1,12 @@
 //! How a node sees itself and its cluster: fills in a [`Status`], and says what is wrong and what to do.
 
+use std::collections::VecDeque;
+
 use super::machine::Machine;
 use super::status::{Member, MemberProgress, Role, Status};
 use crate::raft::{FollowerStatus, RoleName};
 
-/// A follower that has not answered for so long is reported.
+/// A member that cannot be asked, or does not answer, for so long is reported.
 const SILENT_MS: u64 = 2000;
 /// Without a leader for so long is reported.
 const LEADERLESS_MS: u64 = 2000;
@@ -63,11 +65,11 @@ impl<C> Machine<C> {
             state_hash: self.store.hash(),
             members: raft.membership.addresses.iter().map(member).collect(),
             pending: self.pending() as u64,
-            problems: self.problems(raft.followers.iter()),
+            problems: self.problems(&raft.followers),
         }
     }
 
-    fn problems<'a>(&self, followers: impl Iterator<Item = &'a FollowerStatus>) -> Vec<String> {
+    fn problems(&self, followers: &VecDeque<FollowerStatus>) -> Vec<String> {
         let mut problems = Vec::new();
         if let Some(index) = self.diverged_at {
             problems.push(format!(
@@ -89,13 +91,24 @@ impl<C> Machine<C> {
                 self.free_space_bytes, self.options.min_free_space_bytes
             ));
         }
-        for follower in followers.filter(|follower| follower.silent_ms >= SILENT_MS) {
-            problems.push(format!(
-                "node {} has not answered for {} s: see that it runs and that its peer address can be reached from \
-                 here",
-                follower.id,
-                follower.silent_ms / 1000
-            ));
+        for (id, addresses) in &self.raft.status().membership.addresses {
+            let unconnected_ms = self
+                .unconnected
+                .get(id)
+                .map_or(0, |since| self.now.ticks.since(*since));
+            let silent_ms = followers.iter().find(|f| f.id == *id).map_or(0, |f| f.silent_ms);
+            if unconnected_ms >= SILENT_MS {
+                problems.push(format!(
+                    "no connection to node {id} for {} s: see that it runs and that {} can be reached from here",
+                    unconnected_ms / 1000,
+                    addresses.peer
+                ));
+            } else if silent_ms >= SILENT_MS {
+                problems.push(format!(
+                    "node {id} is connected but has not answered for {} s: see whether its process hangs",
+                    silent_ms / 1000
+                ));
+            }
         }
         problems
     }

@@ -101,16 +101,13 @@ impl World {
                 ..Default::default()
             };
             let raft = Raft::new(raft_options(id), recovered, now.ticks);
-            (
+            let mut machine = Machine::new(options, raft, Store::new(), now);
+            (1..=n).for_each(|peer| machine.on_connected(NodeId(peer)));
+            let effects = Effects {
                 id,
-                (
-                    Machine::new(options, raft, Store::new(), now),
-                    Effects {
-                        id,
-                        ..Effects::default()
-                    },
-                ),
-            )
+                ..Effects::default()
+            };
+            (id, (machine, effects))
         };
         World {
             now,
@@ -321,7 +318,8 @@ fn without_a_leader_requests_wait_and_then_say_that_nothing_was_done() {
     world.pass(200);
     assert_eq!(code(answer(&mut write)), Some(Code::ClusterDown));
     assert_eq!(code(answer(&mut read)), Some(Code::ClusterDown));
-    assert_eq!(world.machine(others[0]).status().problems.len(), 1);
+    let problems = world.machine(others[0]).status().problems;
+    assert!(problems[0].starts_with("no leader for "), "{problems:?}");
 }
 
 #[test]
@@ -458,6 +456,21 @@ fn a_node_whose_state_differs_serves_nothing_and_says_so() {
     assert_eq!(code(Some(world.reply(other, get("k")))), Some(Code::ClusterDown));
     assert!(world.machine(other).status().problems[0].contains("differs from the leader's"));
     assert_eq!(world.reply(leader, get("k")), value("v"));
+}
+
+#[test]
+fn members_that_cannot_be_reached_are_named() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    let (asked, dead) = (1 + leader % 3, 1 + (leader + 1) % 3);
+    world.machine(asked).on_unreachable(NodeId(dead));
+    world.pass(1900);
+    assert_eq!(world.machine(asked).status().problems, [""; 0]);
+    world.pass(2000);
+    let problems = world.machine(asked).status().problems;
+    let named = problems
+        .iter()
+        .filter(|problem| problem.contains(&format!("node {dead} ")));
+    assert_eq!((named.count(), problems.len()), (1, 1), "{problems:?}");
 }
 
 #[test]
