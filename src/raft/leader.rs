@@ -60,15 +60,13 @@ impl Raft {
             .into_iter()
             .map(|id| (id, Progress::new(next_index, self.next_number(), now)))
             .collect();
-        let tail = self
-            .log
-            .slice(self.commit_index.next(), self.log.last().index, usize::MAX);
+        let uncommitted_bytes = self.log.size_bytes(self.commit_index, self.log.last().index);
         self.role = Role::Leader(Leader {
             progress,
             term_start: next_index,
             heartbeat_due: now,
             quorum_check_due: now.after(self.options.election_timeout_ms),
-            uncommitted_bytes: tail.iter().map(|entry| entry.size_bytes()).sum(),
+            uncommitted_bytes,
             rounds: Rounds::starting_after(self.next_number()),
             transfer: None,
         });
@@ -317,8 +315,7 @@ impl Raft {
             return;
         }
         let knew = self.has_committed_in_term();
-        let newly = self.log.slice(self.commit_index.next(), index, usize::MAX);
-        let bytes: usize = newly.iter().map(|entry| entry.size_bytes()).sum();
+        let bytes = self.log.size_bytes(self.commit_index, index);
         self.commit_to(index);
         if let Role::Leader(leader) = &mut self.role {
             leader.uncommitted_bytes = leader.uncommitted_bytes.saturating_sub(bytes);

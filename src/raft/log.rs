@@ -151,6 +151,16 @@ impl Log {
             .collect()
     }
 
+    /// The size of the entries after `after`, up to `to`.
+    pub fn size_bytes(&self, after: Index, to: Index) -> usize {
+        let start = self.position(after.next()).unwrap_or(0);
+        let entries = self.entries.iter().skip(start);
+        entries
+            .take_while(|entry| entry.id.index <= to)
+            .map(Entry::size_bytes)
+            .sum()
+    }
+
     /// Where this log, which does not hold `prev_log`, might agree with the asker's (trap 3.21).
     pub fn conflict_at(&self, prev_log_index: Index) -> Conflict {
         let last_index = prev_log_index.min(self.last().index);
