@@ -19,6 +19,9 @@ pub(super) struct Follower {
     /// The log is known to be the leader's up to here; what lies beyond may be replaced, and is not committed
     /// on the word of a commit index alone (trap 3.16). Starts at 0 with each leader.
     pub matched: Index,
+    /// The greatest commit index that this leader has named. What it covers is committed as soon as it is known to
+    /// match, also when the entries come after the commit index.
+    pub leader_commit: Index,
 }
 
 /// The answer to a request of an earlier term; its envelope carries the current one. It names no session and
@@ -142,7 +145,8 @@ impl Raft {
     fn learn_commit_index(&mut self, matched: Index, leader_commit: Index) {
         if let Role::Follower(follower) = &mut self.role {
             follower.matched = follower.matched.max(matched);
-            let known = follower.matched.min(leader_commit);
+            follower.leader_commit = follower.leader_commit.max(leader_commit);
+            let known = follower.matched.min(follower.leader_commit);
             self.commit_to(known);
         }
     }

@@ -234,7 +234,7 @@ impl Raft {
             leader,
             last_heard: self.now,
             election_deadline: self.now.after(timeout_ms),
-            matched: Index(0),
+            ..Follower::default()
         });
         self.reads.ask_again();
     }

@@ -1,5 +1,6 @@
 //! What the paper says in a sentence, and what follows from it; each with its section.
 
+use super::super::types::{Index, NodeId};
 use super::world::{HEARTBEAT_INTERVAL_MS, World};
 
 /// Raft 5.3: "the leader keeps track of the highest index it knows to be committed, and it includes that index in
@@ -52,4 +53,24 @@ fn logs_come_to_agree_also_where_answers_are_slow() {
         }
     }
     assert_eq!(world.terms(3), [1, 1, 4, 4, 5, 6]);
+}
+
+/// Diss. 6.4: "the follower waits for its state machine to advance at least as far as the readIndex". The entries may
+/// come after it, and then nothing else is waited for.
+#[test]
+fn a_read_index_counts_also_for_entries_that_come_after_it() {
+    let mut world = World::with_leader(3);
+    world.cut(1, 3);
+    world.propose(1, "x").unwrap();
+    world.settle();
+    world.heal();
+    world.read(3, 7);
+    world.settle();
+    assert_eq!(
+        (world.reads.as_slice(), world.commit_index(3)),
+        (&[(3, 7, Index(2))][..], 1)
+    );
+    world.with(1, |raft| raft.peer_connected(NodeId(3)));
+    world.settle();
+    assert_eq!(world.commit_index(3), 2, "without a heartbeat");
 }

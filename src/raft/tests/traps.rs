@@ -401,8 +401,14 @@ fn trap_3_16_a_divergent_entry_is_not_committed() {
     assert_eq!(world.commit_index(2), 0);
     world.arrive(envelope(1, 2, 3, append(1, &[1], 3)));
     assert_eq!(world.commit_index(2), 1, "only 1@1 was compared");
-    world.arrive(envelope(1, 2, 3, append(1, &[1, 3, 3], 2)));
+    world.arrive(envelope(1, 2, 3, append(1, &[1, 3], 2)));
     assert_eq!(world.commit_index(2), 2);
+    world.arrive(envelope(1, 2, 3, append(2, &[1, 3, 3], 2)));
+    assert_eq!(
+        world.commit_index(2),
+        3,
+        "which the leader had named before, and now it is compared"
+    );
 }
 
 /// The leader's side of it: a heartbeat names no index that its receiver has not acknowledged.
