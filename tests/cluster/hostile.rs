@@ -17,7 +17,8 @@ const MIB: u64 = 1024 * 1024;
 /// `growth_bytes` while it lasts. The connections that `attack` returns stay open meanwhile.
 fn withstand(growth_bytes: u64, attack: impl Fn(SocketAddr) -> Vec<TcpStream>) {
     harness::raise_file_limit();
-    let cluster = Cluster::start(3);
+    // Alone: what another test's cluster takes from this machine is nothing that the attack did.
+    let cluster = Cluster::builder(3).alone().start();
     let leader = cluster.leader();
     let writers = Writers::new(&cluster.addresses(), 3);
     meanwhile(
