@@ -290,6 +290,9 @@ impl Host for Links {
 /// At most so many inputs of a kind in one turn, so that none keeps the others waiting.
 const TURN_MAX: usize = 1024;
 
+/// A timer that runs out so late shows that this process was held up.
+const HELD_UP: Duration = Duration::from_millis(50);
+
 struct Driver {
     machine: Machine<CallId>,
     links: Links,
@@ -328,6 +331,18 @@ impl Driver {
             _ = self.events.recv_many(&mut inputs.events, TURN_MAX) => {}
             _ = self.queue.recv_many(&mut inputs.submissions, TURN_MAX) => {}
             () = tokio::time::sleep_until(due.into()) => {}
+        }
+        if due.elapsed() >= HELD_UP {
+            self.catch_up().await;
+        }
+    }
+
+    /// This process was held up, or stopped. What has arrived meanwhile is in the sockets: it is read before any
+    /// timer runs out, so that nobody's answers are taken for silence.
+    async fn catch_up(&mut self) {
+        const ROUNDS: usize = 3; // for the sockets to be polled, their readers to run, and what those have woken
+        for _ in 0..ROUNDS {
+            tokio::task::yield_now().await;
         }
     }
 

@@ -62,6 +62,8 @@ pub struct Machine<C> {
     pub(super) free_space_bytes: u64,
     pub(super) free_space_asked: Ticks,
     pub(super) sequence: u64,
+    /// The term and leader for which forwarded writes were last looked at.
+    pub(super) hastened_for: Option<(Term, NodeId)>,
     /// When parked writes are tried again, and the leader they were last tried with.
     pub(super) retry_parked_at: Ticks,
     pub(super) tried_leader: Option<(Term, NodeId)>,
@@ -117,6 +119,7 @@ impl<C> Machine<C> {
             free_space_bytes: u64::MAX,
             free_space_asked: now.ticks,
             sequence: 0,
+            hastened_for: None,
             retry_parked_at: Ticks(0),
             tried_leader: None,
             chores: Chores::default(),
@@ -124,10 +127,11 @@ impl<C> Machine<C> {
         }
     }
 
-    /// Time has passed. To be called before anything else in each turn of the driver.
+    /// Time has passed. To be called before anything else in each turn of the driver. Timers run out in `work`, after
+    /// what has arrived was heard.
     pub fn tick(&mut self, now: Now) {
         self.now = now;
-        self.raft.tick(now.ticks);
+        self.raft.advance(now.ticks);
         if self.raft.leader().is_some() {
             self.leader_seen = now.ticks;
         }
@@ -268,6 +272,8 @@ impl<C> Machine<C> {
     /// # Errors
     /// If a committed entry can't be read. The node must stop.
     pub fn work(&mut self, host: &mut impl Host<CallId = C>) -> Result<bool, UnreadableEntry> {
+        self.raft.tick(self.now.ticks);
+        self.hasten_forwarded();
         self.give_up_overdue(host);
         self.do_chores(host);
         self.retry_parked(host);

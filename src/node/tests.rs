@@ -9,7 +9,10 @@ use super::host::{Host, Now};
 use super::machine::{Machine, Options};
 use super::request::{Answer, Operation, Outcome, ReadMode, Request, Submission};
 use crate::kv::{self, Code, Command, Condition, Garbage, Moment, Query, Reply, SetAnswer, SetExpiry, Store};
-use crate::raft::{self, Batch, Envelope, Index, Membership, NodeId, Raft, Ticks, Window};
+use crate::raft::{
+    self, Batch, Envelope, Heartbeat, HeartbeatResponse, Index, Membership, Message, NodeId, Raft, Ticks,
+    Window,
+};
 use crate::transport::CallError;
 
 /// What one machine had done for it.
@@ -23,6 +26,8 @@ struct Effects {
     /// Answers to others' calls: whose, under which number, and what.
     answers: Vec<((u64, u64), Bytes)>,
     hashes: Vec<(Index, u64)>,
+    /// Of the last heartbeat to each.
+    sessions: BTreeMap<NodeId, u64>,
     cluster_id: Option<[u8; 16]>,
     members: usize,
     measured: usize,
@@ -32,6 +37,9 @@ impl Host for Effects {
     type CallId = (u64, u64);
 
     fn send(&mut self, envelope: Envelope) {
+        if let Message::Heartbeat(heartbeat) = &envelope.message {
+            self.sessions.insert(envelope.to, heartbeat.session);
+        }
         self.sent.push(envelope);
     }
     fn persist(&mut self, _: Batch) {
@@ -360,6 +368,68 @@ fn a_write_whose_entry_was_replaced_is_known_not_to_be_done() {
     world.pass(1000);
     assert_eq!(code(answer(&mut write)), Some(Code::TryAgain));
     assert_eq!(world.reply(leader, get("k")), value("kept"));
+}
+
+/// A leader that is stopped answers nothing and closes nothing: whoever waits for it learns that it is no longer
+/// the leader soon after there is another, not when the whole request timeout has passed.
+#[test]
+fn a_write_passed_to_a_leader_that_hangs_is_given_up_when_another_leads() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    let other = 1 + leader % 3;
+    let mut write = world.write(other, set("k", "v"));
+    world.nodes.get_mut(&other).unwrap().1.calls.clear();
+    world.cut = vec![leader];
+    world.wait_for_leader();
+    assert_eq!(answer(&mut write), None);
+    world.pass(150);
+    assert_eq!(code(answer(&mut write)), Some(Code::UnknownResult));
+}
+
+/// A process that was held up hears first what has arrived meanwhile, and then looks at its timers.
+#[test]
+fn answers_that_waited_are_heard_before_timers_run_out() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    let follower = 1 + leader % 3;
+    for id in [leader, follower] {
+        world.now.ticks = world.now.ticks.after(10_000);
+        let now = world.now;
+        let others: Vec<u64> = (1..=3).filter(|other| *other != id).collect();
+        // The others were not held up: what they had to say is there.
+        let term = world.machine(id).status().term;
+        let message = |from| Envelope {
+            from: NodeId(from),
+            to: NodeId(id),
+            term,
+            request_id: 0,
+            message: if from == leader {
+                let (session, read_round, leader_commit) = (0, 0, Index(0));
+                Message::Heartbeat(Heartbeat {
+                    session,
+                    read_round,
+                    leader_commit,
+                })
+            } else {
+                let session = session_with(&world.nodes[&leader].1, from);
+                Message::HeartbeatResponse(HeartbeatResponse {
+                    session,
+                    read_round: 0,
+                })
+            },
+        };
+        let heard: Vec<Envelope> = others.iter().map(|from| message(*from)).collect();
+        let (machine, effects) = world.nodes.get_mut(&id).unwrap();
+        machine.tick(now);
+        heard
+            .into_iter()
+            .for_each(|envelope| machine.on_message(envelope));
+        machine.work(effects).unwrap();
+        assert_eq!(machine.status().leader, Some(NodeId(leader)), "as {id} sees it");
+    }
+}
+
+/// The session of the leader's last heartbeat to this follower.
+fn session_with(effects: &Effects, follower: u64) -> u64 {
+    effects.sessions[&NodeId(follower)]
 }
 
 #[test]

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::request::{Answer, Answers, Outcome};
 use crate::kv::Reply;
-use crate::raft::{EntryId, Index, Ticks};
+use crate::raft::{EntryId, Index, NodeId, Ticks};
 
 /// Who waits.
 #[derive(Debug)]
@@ -60,6 +60,8 @@ pub struct Parked<C> {
 /// A write that was passed to the leader.
 #[derive(Debug)]
 pub struct Forwarded {
+    /// To whom.
+    pub to: NodeId,
     /// When it is given up.
     pub deadline: Ticks,
     /// What was passed on, to be passed on again if it is certain that nothing came of it.
@@ -134,6 +136,18 @@ impl<C> Waiters<C> {
     pub fn forwarded(&mut self, sequence: u64, forwarded: Forwarded) {
         self.note_deadline(forwarded.deadline, Waiting::Forwarded(sequence));
         self.forwarded.insert(sequence, forwarded);
+    }
+
+    /// What was passed to another node than `leader` is given up at `deadline`, if not before.
+    pub fn hasten(&mut self, leader: NodeId, deadline: Ticks) {
+        let others = self
+            .forwarded
+            .iter()
+            .filter(|(_, forwarded)| forwarded.to != leader);
+        let sequences: Vec<u64> = others.map(|(sequence, _)| *sequence).collect();
+        for sequence in sequences {
+            self.note_deadline(deadline, Waiting::Forwarded(sequence));
+        }
     }
 
     /// The write has to wait for a leader.

@@ -15,6 +15,8 @@ use crate::transport::CallError;
 
 /// How long a parked write waits before it is tried again with the same leader.
 const RETRY_MS: u64 = 20;
+/// How long a leader may still answer after another one is known.
+const GRACE_MS: u64 = 100;
 /// How often a disk that is too full is looked at again.
 const MEASURE_INTERVAL_MS: u64 = 1000;
 
@@ -105,6 +107,7 @@ impl<C> Machine<C> {
                 self.waiters.forwarded(
                     sequence,
                     Forwarded {
+                        to: leader,
                         deadline,
                         order,
                         local,
@@ -116,6 +119,18 @@ impl<C> Machine<C> {
                 self.finish(origin, not_leader(), host);
             }
             (_, parked) => self.park(parked),
+        }
+    }
+
+    /// Another node leads now: the one before, which may hang, has a little time left to answer what was passed to
+    /// it. A leader that handed over answers at once, so its writes lose nothing.
+    pub(super) fn hasten_forwarded(&mut self) {
+        let leader = self.raft.leader().map(|leader| (self.raft.term(), leader));
+        if let Some((_, id)) = leader
+            && leader != self.hastened_for
+        {
+            self.hastened_for = leader;
+            self.waiters.hasten(id, self.now.ticks.after(GRACE_MS));
         }
     }
 
@@ -253,6 +268,7 @@ impl<C> Machine<C> {
             deadline,
             order,
             local,
+            ..
         }) = self.waiters.take_forwarded(sequence)
         else {
             return;

@@ -141,10 +141,16 @@ impl Raft {
         raft
     }
 
-    /// The time has come to `now`; it never goes back. To be called before whatever else happens at that time, for
-    /// timers start from the time that was last told.
-    pub fn tick(&mut self, now: Ticks) {
+    /// The time has come to `now`; it never goes back. Timers that start from here on start from it. None runs
+    /// out: what has arrived meanwhile is to be heard first, or a process that was held up would take the answers
+    /// that wait for it for silence.
+    pub fn advance(&mut self, now: Ticks) {
         self.now = self.now.max(now);
+    }
+
+    /// As [`advance`](Raft::advance), and timers run out.
+    pub fn tick(&mut self, now: Ticks) {
+        self.advance(now);
         match &self.role {
             Role::Follower(follower) if follower.election_deadline <= self.now => self.on_election_timeout(),
             Role::Candidate(candidate) if candidate.deadline <= self.now => self.on_election_timeout(),
