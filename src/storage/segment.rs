@@ -158,10 +158,12 @@ impl<F: File> Segment<F> {
         let padding = page_end.saturating_sub(end) as usize * SECTOR_BYTES;
         bytes.resize(bytes.len() + padding, 0);
         let at = offset(self.next);
-        self.file
-            .write_at(bytes, at)
-            .map_err(DiskError::with("write", &self.path))?;
-        sync(&mut self.file, &self.path, fsync)?;
+        let written = if fsync {
+            self.file.write_durably_at(bytes, at)
+        } else {
+            self.file.write_at(bytes, at)
+        };
+        written.map_err(DiskError::with("write", &self.path))?;
         // Our picture changes after the disk did.
         self.next = end;
         Ok(())

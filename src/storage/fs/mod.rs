@@ -95,6 +95,16 @@ pub trait File: Send {
     /// a second call may succeed all the same: do not call again, end the process (trap 3.29).
     fn sync_data(&mut self) -> io::Result<()>;
 
+    /// As [`File::write_at`] and then [`File::sync_data`]; where the file already has these bytes' blocks there is
+    /// often a shorter way.
+    ///
+    /// # Errors
+    /// As those two.
+    fn write_durably_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.write_at(bytes, offset)?;
+        self.sync_data()
+    }
+
     /// The file's length.
     ///
     /// # Errors
