@@ -21,7 +21,7 @@ use bytes::Bytes;
 
 use super::{Command, Condition, ExpireCondition, Moment, SetAnswer, SetExpiry};
 
-mod fields;
+pub(super) mod fields;
 mod reply;
 
 pub use fields::Malformed;

@@ -96,6 +96,21 @@ impl Keyspace {
         self.index_expiry(key, old_expiry, expiry);
     }
 
+    /// As [`Keyspace::put`]; the record keeps nothing of the buffer that `value` is a slice of.
+    pub(super) fn put_copied(
+        &mut self,
+        key: &[u8],
+        value: &Bytes,
+        revision: u64,
+        expiry: Option<NonZeroU64>,
+    ) {
+        if value.len() < COPY_BELOW_BYTES || value.is_unique() {
+            self.put(key, value, revision, expiry);
+        } else {
+            self.put(key, &Bytes::copy_from_slice(value), revision, expiry);
+        }
+    }
+
     /// Gives a key another expiry; nothing if the key is absent.
     pub(super) fn set_expiry(&mut self, key: &[u8], revision: u64, expiry: Option<NonZeroU64>) {
         let Some(record) = self.map.get_mut(key) else {

@@ -21,12 +21,12 @@
 //! of them changes. Long reads and snapshots walk a [`View`] while writes go on.
 //!
 //! To be read in this order: `command` (what is asked and answered), this file, `keyspace` with `key` (the
-//! map), `strings` and `expiry` (the commands), `view` (long reads), `encoding` (the bytes in the log).
+//! map), `strings` and `expiry` (the commands), `view` (long reads), `encoding` (the bytes in the log),
+//! `snapshot` (a state as a stream of chunks).
 //!
-//! Missing: snapshots (a stream of chunks out of a [`View`], and a `Store` out of that), leases, sessions and
-//! ONCE, MULTI, the change feed, which each add to the state and to its hash; a cluster-wide feature level, so
-//! that nodes of different versions interpret an entry alike (until then a change of what a command means
-//! needs a new command tag, see `encoding`).
+//! Missing: leases, sessions and ONCE, MULTI, the change feed, which each add to the state, to its hash and to
+//! its snapshot; a cluster-wide feature level, so that nodes of different versions interpret an entry alike
+//! (until then a change of what a command means needs a new command tag, see `encoding`).
 
 use std::fmt;
 
@@ -39,6 +39,7 @@ mod key;
 mod keyspace;
 #[cfg(test)]
 mod scripts;
+mod snapshot;
 mod strings;
 #[cfg(test)]
 mod twin;
@@ -50,6 +51,7 @@ pub use command::{
 pub use encoding::{
     Malformed, decode_command, decode_entry, decode_reply, encode_command, encode_entry, encode_reply, stamp,
 };
+pub use snapshot::{Restore, RestoreError};
 pub use view::{View, prefix_end};
 
 use keyspace::{Keyspace, Record};

@@ -18,6 +18,7 @@ pub struct View {
     time_ms: u64,
     applied: u64,
     cluster_id: Option<[u8; 16]>,
+    bytes: u64,
     hash: u64,
 }
 
@@ -28,6 +29,7 @@ impl View {
             time_ms: store.time_ms,
             applied: store.applied,
             cluster_id: store.cluster_id,
+            bytes: store.bytes(),
             hash: store.hash(),
         }
     }
@@ -98,6 +100,11 @@ impl View {
         self.cluster_id
     }
 
+    /// [`Store::bytes`] when the view was taken.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// [`Store::hash`] when the view was taken.
     pub fn hash(&self) -> u64 {
         self.hash
@@ -115,6 +122,11 @@ impl View {
             sum = sum.wrapping_add(counted.weight());
         }
         state_hash(sum, self.time_ms, self.cluster_id)
+    }
+
+    /// All keys in byte order, expired ones that were not removed included.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&Key, &Record)> + Send {
+        self.map.iter()
     }
 
     fn records<'a>(&'a self, scan: &Scan) -> impl Iterator<Item = (&'a Key, &'a Record)> + use<'a> {

@@ -13,7 +13,7 @@ pub struct Malformed {
 }
 
 /// Seven bits a byte, lowest first; the top bit says that more follow.
-pub(super) fn put_number(out: &mut Vec<u8>, mut number: u64) {
+pub(in crate::kv) fn put_number(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         out.push(number as u8 | 0x80);
         number >>= 7;
@@ -22,49 +22,49 @@ pub(super) fn put_number(out: &mut Vec<u8>, mut number: u64) {
 }
 
 /// Zigzag: 0, -1, 1, -2, … as 0, 1, 2, 3, …
-pub(super) fn put_signed(out: &mut Vec<u8>, number: i64) {
+pub(in crate::kv) fn put_signed(out: &mut Vec<u8>, number: i64) {
     put_number(out, ((number << 1) ^ (number >> 63)) as u64);
 }
 
-pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(in crate::kv) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put_number(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
 
 /// Takes fields off the front; byte strings are slices of the input.
-pub(super) struct Reader {
+pub(in crate::kv) struct Reader {
     rest: Bytes,
     length: usize,
 }
 
 impl Reader {
-    pub(super) fn new(input: Bytes) -> Reader {
+    pub(in crate::kv) fn new(input: Bytes) -> Reader {
         let length = input.len();
         Reader { rest: input, length }
     }
 
-    pub(super) fn malformed(&self, reason: &'static str) -> Malformed {
+    pub(in crate::kv) fn malformed(&self, reason: &'static str) -> Malformed {
         Malformed {
             offset: self.length - self.rest.len(),
             reason,
         }
     }
 
-    pub(super) fn version(&mut self, version: u8) -> Result<(), Malformed> {
+    pub(in crate::kv) fn version(&mut self, version: u8) -> Result<(), Malformed> {
         if self.rest.first() != Some(&version) {
             return Err(self.malformed("unknown version"));
         }
         self.byte().map(drop)
     }
 
-    pub(super) fn byte(&mut self) -> Result<u8, Malformed> {
+    pub(in crate::kv) fn byte(&mut self) -> Result<u8, Malformed> {
         let byte = self.rest.first().copied();
         let byte = byte.ok_or_else(|| self.malformed("cut short"))?;
         drop(self.rest.split_to(1));
         Ok(byte)
     }
 
-    pub(super) fn number(&mut self) -> Result<u64, Malformed> {
+    pub(in crate::kv) fn number(&mut self) -> Result<u64, Malformed> {
         let mut number = 0;
         for (at, &byte) in self.rest.iter().take(10).enumerate() {
             // The tenth byte holds the one bit that is left of 64.
@@ -83,12 +83,12 @@ impl Reader {
         Err(self.malformed("cut short"))
     }
 
-    pub(super) fn signed(&mut self) -> Result<i64, Malformed> {
+    pub(in crate::kv) fn signed(&mut self) -> Result<i64, Malformed> {
         let number = self.number()?;
         Ok((number >> 1) as i64 ^ -((number & 1) as i64))
     }
 
-    pub(super) fn bytes(&mut self) -> Result<Bytes, Malformed> {
+    pub(in crate::kv) fn bytes(&mut self) -> Result<Bytes, Malformed> {
         let length = self.number()?;
         match usize::try_from(length) {
             Ok(length) if length <= self.rest.len() => Ok(self.rest.split_to(length)),
@@ -96,7 +96,7 @@ impl Reader {
         }
     }
 
-    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+    pub(in crate::kv) fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
         let Some(array) = self.rest.first_chunk::<N>().copied() else {
             return Err(self.malformed("cut short"));
         };
@@ -106,7 +106,7 @@ impl Reader {
 
     /// A count and as many items. Memory grows with what is read, not with the count: each item takes at
     /// least one byte.
-    pub(super) fn list<T>(
+    pub(in crate::kv) fn list<T>(
         &mut self,
         mut item: impl FnMut(&mut Reader) -> Result<T, Malformed>,
     ) -> Result<Vec<T>, Malformed> {
@@ -117,7 +117,16 @@ impl Reader {
         (0..count).map(|_| item(self)).collect()
     }
 
-    pub(super) fn end(&self) -> Result<(), Malformed> {
+    /// As many bytes as are there, at most so many.
+    pub(in crate::kv) fn up_to(&mut self, length: usize) -> Bytes {
+        self.rest.split_to(length.min(self.rest.len()))
+    }
+
+    pub(in crate::kv) fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    pub(in crate::kv) fn end(&self) -> Result<(), Malformed> {
         if self.rest.is_empty() {
             Ok(())
         } else {
