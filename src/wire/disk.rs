@@ -1,4 +1,4 @@
-//! Log records: bytes ⇄ entries and hard state.
+//! Log records: bytes ⇄ entries and hard state; and the headers of snapshots.
 //!
 //! What a record looks like around these bytes (lengths, types, checksums) is `storage::format`'s affair.
 //! Entries and memberships travel between nodes in the same encoding, so `wire::peer` uses the
@@ -27,6 +27,17 @@ impl Malformed {
             reason: reason.into(),
         }
     }
+}
+
+/// What a snapshot says of itself, before the state (Raft figure 13).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotHeader {
+    /// The last entry that the snapshot covers; index and term at least 1.
+    pub last: EntryId,
+    /// The latest committed membership up to there (trap 3.41).
+    pub membership: Membership,
+    /// The index of the entry that brought it; 0 when there was none.
+    pub membership_index: Index,
 }
 
 /// Appends the entry's encoding to `out`.
@@ -61,6 +72,46 @@ pub fn decode_hard_state(bytes: Bytes) -> Result<HardState, Malformed> {
     Ok(HardState {
         term: Term(message.term),
         vote: (message.vote != 0).then_some(NodeId(message.vote)),
+    })
+}
+
+/// Appends the header's encoding to `out`.
+pub fn encode_snapshot_header(header: &SnapshotHeader, out: &mut BytesMut) {
+    let message = proto::SnapshotHeader {
+        last_included_term: header.last.term.0,
+        last_included_index: header.last.index.0,
+        membership: Some(membership_to_proto(&header.membership)),
+        membership_index: header.membership_index.0,
+    };
+    encode(&message, out);
+}
+
+/// Reads what [`encode_snapshot_header`] wrote.
+///
+/// # Errors
+/// The bytes are no header, or one that no snapshot has.
+pub fn decode_snapshot_header(bytes: Bytes) -> Result<SnapshotHeader, Malformed> {
+    let message = proto::SnapshotHeader::decode(bytes)
+        .map_err(|e| Malformed::new(format!("header of a snapshot: {e}")))?;
+    let last = EntryId {
+        term: Term(message.last_included_term),
+        index: Index(message.last_included_index),
+    };
+    if last.term == Term(0) || last.index == Index(0) {
+        return Err(Malformed::new(format!("a snapshot that ends with entry {last}")));
+    }
+    let membership_index = Index(message.membership_index);
+    if membership_index > last.index {
+        return Err(Malformed::new(format!(
+            "a snapshot that ends with entry {last} and has the membership of index {membership_index}"
+        )));
+    }
+    let membership = message.membership;
+    let membership = membership.ok_or_else(|| Malformed::new("a snapshot without a membership"))?;
+    Ok(SnapshotHeader {
+        last,
+        membership: membership_from_proto(membership)?,
+        membership_index,
     })
 }
 
@@ -217,6 +268,33 @@ mod tests {
     }
 
     #[test]
+    fn headers_of_snapshots_come_back_and_wrong_ones_are_refused() {
+        let id = |term, index| EntryId {
+            term: Term(term),
+            index: Index(index),
+        };
+        for (last, membership_index, right) in [
+            (id(3, 70), 70, true),
+            (id(3, 70), 0, true),
+            (id(3, 70), 71, false),
+            (id(0, 70), 0, false),
+            (id(3, 0), 0, false),
+        ] {
+            let header = SnapshotHeader {
+                last,
+                membership: membership(),
+                membership_index: Index(membership_index),
+            };
+            let mut bytes = BytesMut::new();
+            encode_snapshot_header(&header, &mut bytes);
+            let again = decode_snapshot_header(bytes.freeze());
+            assert_eq!(again.is_ok(), right, "{header:?}");
+            assert!(!right || again == Ok(header));
+        }
+        assert!(decode_snapshot_header(Bytes::from_static(&[8, 1, 16, 1])).is_err());
+    }
+
+    #[test]
     fn what_no_leader_makes_is_refused() {
         let mut message = entry_to_proto(&entry(Payload::Noop));
         message.index = 0;
@@ -243,6 +321,7 @@ mod tests {
         #[test]
         fn any_bytes_are_an_entry_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = decode_entry(Bytes::from(bytes.clone()));
+            let _ = decode_snapshot_header(Bytes::from(bytes.clone()));
             let _ = decode_hard_state(Bytes::from(bytes));
         }
     }
