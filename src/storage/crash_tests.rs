@@ -9,9 +9,9 @@ use super::*;
 use crate::base::rng::Rng;
 use crate::raft::{EntryId, Index, Payload, Term};
 
-const SEGMENT_BYTES: u64 = 8 * 1024;
+pub(super) const SEGMENT_BYTES: u64 = 8 * 1024;
 
-fn options() -> Options {
+pub(super) fn options() -> Options {
     Options {
         dir: PathBuf::from("data"),
         node_id: NodeId(3),
@@ -20,15 +20,15 @@ fn options() -> Options {
     }
 }
 
-fn open(fs: &SimFs) -> Result<(Storage<SimFs>, Recovered), OpenError> {
+pub(super) fn open(fs: &SimFs) -> Result<(Storage<SimFs>, Recovered<SimFs>), OpenError> {
     Storage::open(fs.clone(), &options(), 0xfeed)
 }
 
-fn log_path(id: u32) -> PathBuf {
+pub(super) fn log_path(id: u32) -> PathBuf {
     Name::segment(Path::new("data/log"), id)
 }
 
-fn entry(index: u64, term: u64, size: usize) -> Entry {
+pub(super) fn entry(index: u64, term: u64, size: usize) -> Entry {
     Entry {
         id: EntryId {
             term: Term(term),
@@ -38,7 +38,7 @@ fn entry(index: u64, term: u64, size: usize) -> Entry {
     }
 }
 
-fn in_term(term: u64, entries: Vec<Entry>) -> Batch {
+pub(super) fn in_term(term: u64, entries: Vec<Entry>) -> Batch {
     let hard_state = Some(HardState {
         term: Term(term),
         vote: None,
@@ -54,7 +54,7 @@ struct Model {
 }
 
 impl Model {
-    fn of(recovered: &Recovered) -> Model {
+    fn of<F: Fs>(recovered: &Recovered<F>) -> Model {
         Model {
             hard_state: recovered.hard_state,
             entries: recovered.entries.clone(),

@@ -18,6 +18,9 @@
 //! Numbers are little-endian. `remaining` is how many sectors of the same batch follow. The checksum covers
 //! the 508 bytes before it and starts from the sector's number in the file, so that a sector found elsewhere
 //! than where it was written does not verify.
+//!
+//! Version 2 added the record of type 4, and a log that does not begin with segment 1; nothing that version 1
+//! wrote changed its meaning, so both are read.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -25,7 +28,10 @@ use crate::raft::{Entry, EntryId, HardState, Index, NodeId, Term};
 use crate::wire::disk::{Malformed, decode_entry, decode_hard_state, encode_entry, encode_hard_state};
 
 /// The version of this format, in every header and in the identity file.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
+
+/// The first version, which is read too.
+pub(super) const VERSION_MIN: u32 = 1;
 
 /// What a disk writes whole or not at all.
 pub(super) const SECTOR_BYTES: usize = 512;
@@ -46,6 +52,7 @@ const MAGIC: &[u8; 8] = b"raftlog\n";
 const TYPE_HARD_STATE: u8 = 1;
 const TYPE_ENTRY: u8 = 2;
 const TYPE_SEAL: u8 = 3;
+const TYPE_BASE: u8 = 4;
 
 /// What a sector turns out to be, for one who reads it as a part of a certain segment.
 #[derive(Debug, PartialEq, Eq)]
@@ -124,6 +131,8 @@ pub(super) enum Record {
     Entry(Entry),
     /// Nothing more in this segment; the log goes on in that one.
     Seal(u32),
+    /// The log is empty here and goes on after this entry, which a snapshot covers.
+    Base(EntryId),
 }
 
 /// Starts a batch in `out`, which is emptied.
@@ -147,6 +156,14 @@ pub(super) fn put_entry(entry: &Entry, out: &mut BytesMut) {
 /// Appends the end of the segment to the batch.
 pub(super) fn put_seal(next_segment: u32, out: &mut BytesMut) {
     put_record(TYPE_SEAL, out, |out| out.put_u32_le(next_segment));
+}
+
+/// Appends to the batch that the log begins anew after this entry.
+pub(super) fn put_base(base: EntryId, out: &mut BytesMut) {
+    put_record(TYPE_BASE, out, |out| {
+        out.put_u64_le(base.index.0);
+        out.put_u64_le(base.term.0);
+    });
 }
 
 /// Ends the batch: its length is known now.
@@ -190,6 +207,11 @@ pub(super) fn read_batch(mut bytes: Bytes) -> Result<Vec<Record>, Malformed> {
             TYPE_HARD_STATE => Record::HardState(decode_hard_state(payload)?),
             TYPE_ENTRY => Record::Entry(decode_entry(payload)?),
             TYPE_SEAL => Record::Seal(payload.try_get_u32_le().map_err(short)?),
+            TYPE_BASE => {
+                let index = Index(payload.try_get_u64_le().map_err(short)?);
+                let term = Term(payload.try_get_u64_le().map_err(short)?);
+                Record::Base(EntryId { term, index })
+            }
             _ => {
                 return Err(Malformed::new(format!(
                     "a record of type {kind}, which this version does not know"
@@ -257,7 +279,7 @@ impl Header {
             _ => return Err(HeaderError::Malformed("this is no header of a segment".into())),
         };
         let version = data.get_u32_le();
-        if version != VERSION {
+        if !(VERSION_MIN..=VERSION).contains(&version) {
             return Err(HeaderError::Version(version));
         }
         data.advance(4);
@@ -352,16 +374,30 @@ mod tests {
         assert_eq!(Header::read(sector, 9), Ok(header()));
         assert!(matches!(Header::read(sector, 8), Err(HeaderError::Malformed(_))));
 
-        let mut data = bytes[..DATA_BYTES].to_vec();
-        data[8] = 2;
-        let mut out = Vec::new();
-        write_sectors(&data, 9, 0, 17, &mut out);
-        assert_eq!(Header::read(sectors(&out)[0], 9), Err(HeaderError::Version(2)));
+        let of_version = |version| {
+            let mut data = bytes[..DATA_BYTES].to_vec();
+            data[8] = version;
+            let mut out = Vec::new();
+            write_sectors(&data, 9, 0, 17, &mut out);
+            out
+        };
+        assert_eq!(
+            Header::read(sectors(&of_version(3))[0], 9),
+            Err(HeaderError::Version(3))
+        );
+        let old = of_version(1);
+        // Of all but the sector's own checksum: with it, the result would be the same for all sectors.
+        assert_eq!(
+            crc32c::crc32c(&old[..CHECKED_BYTES]),
+            1_943_952_921,
+            "what version 1 wrote"
+        );
+        assert_eq!(Header::read(sectors(&old)[0], 9), Ok(header()));
     }
 
-    /// What version 1 looks like on disk. When this fails, old logs can no longer be read.
+    /// What versions 1 and 2 look like on disk. When this fails, old logs can no longer be read.
     #[test]
-    fn the_bytes_of_version_1() {
+    fn the_bytes_of_versions_1_and_2() {
         let mut batch = BytesMut::new();
         begin_batch(&mut batch);
         put_hard_state(&header().hard_state, &mut batch);
@@ -371,8 +407,13 @@ mod tests {
         write_sectors(&batch, 5, 10, 42, &mut out);
         assert_eq!(out[..13], batch[..]);
         assert_eq!(out[492..508], [42, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0]);
-        let checksums = [crc32c::crc32c(&out), crc32c::crc32c(&header().write(9))];
-        assert_eq!(checksums, [3_463_814_195, 1_214_729_159]);
+        assert_eq!(crc32c::crc32c(&out[..CHECKED_BYTES]), 604_388_648);
+        assert_eq!(crc32c::crc32c(&header().write(9)[..CHECKED_BYTES]), 3_986_054_128);
+        begin_batch(&mut batch);
+        put_base(header().last, &mut batch);
+        finish_batch(&mut batch);
+        assert_eq!(batch[..9], [21, 0, 0, 0, 4, 16, 0, 0, 0]);
+        assert_eq!(batch[9..], [99, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0]);
     }
 
     #[test]
@@ -389,12 +430,14 @@ mod tests {
         begin_batch(&mut out);
         put_hard_state(&hard_state, &mut out);
         put_entry(&entry, &mut out);
+        put_base(header().last, &mut out);
         put_seal(8, &mut out);
         finish_batch(&mut out);
         out.put_bytes(0, 100);
         let expected = vec![
             Record::HardState(hard_state),
             Record::Entry(entry),
+            Record::Base(header().last),
             Record::Seal(8),
         ];
         assert_eq!(read_batch(out.freeze()), Ok(expected));

@@ -1,7 +1,7 @@
 //! Whose data a folder holds: a small text file, written once and once more when the cluster is known.
 //!
 //! ```text
-//! raftline data folder, format 1
+//! raftline data folder, format 2
 //! node_id = 3
 //! cluster_id = 6f1e4a0c9b7d4c53a1f00d5e2b9c8d71
 //! incarnation = 8f1c62a9d0b34e57
@@ -11,14 +11,14 @@
 //!
 //! `cluster_id` is `unknown` until the first leader's first entry is committed. `fsync` is `was off` from the
 //! first start without fsync on: such a folder has been exposed to losing acknowledged writes (trap 3.32).
-//! The checksum is the crc32c of all bytes before its line.
+//! The checksum is the crc32c of all bytes before its line. Format 1 differs in that number only.
 
 use std::fmt::Write;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::error::{Damage, DiskError, OpenError};
-use super::format::VERSION;
+use super::format::{VERSION, VERSION_MIN};
 use super::fs::{File, Fs};
 use crate::raft::NodeId;
 
@@ -47,8 +47,8 @@ pub(super) fn path(dir: &Path) -> PathBuf {
     dir.join(NAME)
 }
 
-/// Reads the identity; `None` where there is none.
-pub(super) fn read<F: Fs>(fs: &F, dir: &Path) -> Result<Option<Identity>, OpenError> {
+/// Reads the identity and the format it says; `None` where there is none.
+pub(super) fn read<F: Fs>(fs: &F, dir: &Path) -> Result<Option<(Identity, u32)>, OpenError> {
     let path = path(dir);
     let file = match fs.open(&path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -58,21 +58,25 @@ pub(super) fn read<F: Fs>(fs: &F, dir: &Path) -> Result<Option<Identity>, OpenEr
     let mut bytes = vec![0; usize::try_from(size.min(SIZE_MAX_BYTES)).unwrap_or_default()];
     file.read_at(&mut bytes, 0)
         .map_err(DiskError::with("read", &path))?;
-    if let Some(found) = other_format(&bytes) {
-        return Err(OpenError::Format {
-            path,
-            found,
-            supported: VERSION,
-        });
-    }
-    let identity = parse(&bytes).ok_or_else(|| {
+    let version = match title(&bytes) {
+        Some(Ok(version)) => version,
+        Some(Err(found)) => {
+            return Err(OpenError::Format {
+                path,
+                found,
+                supported: VERSION,
+            });
+        }
+        None => VERSION,
+    };
+    let identity = parse(&bytes, version).ok_or_else(|| {
         Damage::new(
             &path,
             0,
             "this is no identity file with a right checksum; was it edited?",
         )
     })?;
-    Ok(Some(identity))
+    Ok(Some((identity, version)))
 }
 
 /// Writes the identity so that a crash leaves the old one or the new one. `tmp` of an earlier crash is
@@ -85,13 +89,13 @@ pub(super) fn write<F: Fs>(fs: &F, dir: &Path, identity: &Identity) -> Result<()
         _ => {}
     }
     let mut file = fs.create(&tmp).map_err(DiskError::with("create", &tmp))?;
-    file.write_at(format(identity).as_bytes(), 0)
+    file.write_at(format(identity, VERSION).as_bytes(), 0)
         .map_err(DiskError::with("write", &tmp))?;
     file.sync_data().map_err(DiskError::with("sync", &tmp))?;
     super::fs::durable_rename(fs, &tmp, &path).map_err(DiskError::with("rename into place", &tmp))
 }
 
-fn format(identity: &Identity) -> String {
+pub(super) fn format(identity: &Identity, version: u32) -> String {
     let cluster_id = match identity.cluster_id {
         Some(id) => format!("{:032x}", u128::from_be_bytes(id)),
         None => UNKNOWN.to_owned(),
@@ -102,7 +106,7 @@ fn format(identity: &Identity) -> String {
         FSYNC_ALWAYS
     };
     let mut text = format!(
-        "{TITLE}{VERSION}\nnode_id = {}\ncluster_id = {cluster_id}\nincarnation = {:016x}\nfsync = {fsync}\n",
+        "{TITLE}{version}\nnode_id = {}\ncluster_id = {cluster_id}\nincarnation = {:016x}\nfsync = {fsync}\n",
         identity.node_id, identity.incarnation
     );
     let checksum = crc32c::crc32c(text.as_bytes());
@@ -111,15 +115,19 @@ fn format(identity: &Identity) -> String {
     text
 }
 
-/// The format in the title, where it is not ours. Looked at first: a later format may sum differently.
-fn other_format(bytes: &[u8]) -> Option<String> {
+/// The format in the title; as an error where it is not ours. Looked at first: a later format may sum
+/// differently.
+fn title(bytes: &[u8]) -> Option<Result<u32, String>> {
     let line = bytes.split(|b| *b == b'\n').next()?;
     let version = std::str::from_utf8(line).ok()?.strip_prefix(TITLE)?;
-    let is_number = !version.is_empty() && version.bytes().all(|b| b.is_ascii_digit());
-    (is_number && version != VERSION.to_string()).then(|| version.to_owned())
+    if version.is_empty() || !version.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let known = (VERSION_MIN..=VERSION).find(|known| known.to_string() == version);
+    Some(known.ok_or_else(|| version.to_owned()))
 }
 
-fn parse(bytes: &[u8]) -> Option<Identity> {
+fn parse(bytes: &[u8], version: u32) -> Option<Identity> {
     let text = std::str::from_utf8(bytes).ok()?;
     let value = |key: &str| {
         text.lines()
@@ -136,7 +144,7 @@ fn parse(bytes: &[u8]) -> Option<Identity> {
         fsync_was_off: value("fsync")? == FSYNC_WAS_OFF,
     };
     // The one text that says this, checksum included: nothing else passes.
-    (format(&identity) == text).then_some(identity)
+    (format(&identity, version) == text).then_some(identity)
 }
 
 #[cfg(test)]
@@ -165,8 +173,8 @@ mod tests {
                 ..identity()
             };
             write(&fs, dir, &identity).unwrap();
-            assert_eq!(read(&fs, dir).unwrap(), Some(identity.clone()));
-            for bit in 0..format(&identity).len() * 8 {
+            assert_eq!(read(&fs, dir).unwrap(), Some((identity.clone(), VERSION)));
+            for bit in 0..format(&identity, VERSION).len() * 8 {
                 fs.flip(&path(dir), bit / 8, 1 << (bit % 8));
                 assert!(read(&fs, dir).is_err(), "bit {bit}");
                 fs.flip(&path(dir), bit / 8, 1 << (bit % 8));
@@ -189,7 +197,7 @@ mod tests {
                 fs.power_fails_at(n);
                 let written = write(&fs, dir, &new).is_ok();
                 fs.crash(seed);
-                let found = read(&fs, dir).unwrap().unwrap();
+                let (found, _) = read(&fs, dir).unwrap().unwrap();
                 assert!(found == new || (!written && found == identity()));
             }
         }

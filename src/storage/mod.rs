@@ -1,15 +1,22 @@
 //! The log on disk: what a node promised to remember, and how it is found again after any crash.
 //!
 //! A [`Storage`] is the data folder of one node. [`Storage::open`] reads it and says what the node was; after
-//! that [`Storage::persist`] is all there is: it makes one batch of term, vote and entries durable, in one
-//! write and one sync. Everything blocks; one thread owns it. Terms, votes and entries are one serial log
-//! (trap 3.33), cut into segments that are made full length before they are used, so that an append changes
-//! no metadata. The next segment is made ready beside it, by a [`SparePreparer`] on another thread.
+//! that [`Storage::persist`] makes one batch of term, vote and entries durable, in one write and one sync.
+//! Everything blocks; one thread owns it. Terms, votes and entries are one serial log (trap 3.33), cut into
+//! segments that are made full length before they are used, so that an append changes no metadata. The next
+//! segment is made ready beside it, by a [`SparePreparer`] on another thread.
 //!
-//! In the order of reading: `format` (bytes), `segment` (one file), `wal` (the sequence), `recovery` (what a
-//! crash may leave, told apart from damage), `spares`, `identity`. `docs/disk-format.md` has the whole story.
+//! **Snapshots** are files of their own, written beside the log by a [`SnapshotWriter`] on any thread. Taken
+//! here: [`Storage::adopt_snapshot`], then [`Storage::drop_head`]. Sent by the leader:
+//! [`Storage::install_snapshot`]. Either way the file is durable first and the log follows, so that every
+//! crash leaves a snapshot and all that comes after it.
 //!
-//! Missing: snapshots, and dropping the log's head behind them; repairing damage from the other nodes.
+//! In the order of reading: `format` (bytes), `segment` (one file), `wal` (the sequence), `snapshot`,
+//! `recovery` (what a crash may leave, told apart from damage), `spares`, `terms`, `identity`.
+//! `docs/disk-format.md` has the whole story.
+//!
+//! Missing: repairing damage from the other nodes; a reserve of space for snapshots on a disk that is nearly
+//! full (trap 3.34).
 
 pub mod fs;
 
@@ -18,28 +25,36 @@ mod format;
 mod identity;
 mod recovery;
 mod segment;
+mod snapshot;
 mod spares;
+mod terms;
 mod wal;
 
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod snapshot_tests;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use self::fs::{Fs, RealFs};
+use self::recovery::Covered;
 use self::segment::Name;
 use self::wal::{Place, Wal};
-use crate::raft::{Batch, Entry, HardState, NodeId};
+use crate::raft::{Batch, Entry, EntryId, HardState, NodeId};
 
 pub use self::error::{Damage, DiskError, OpenError, PersistError};
 pub use self::identity::Identity;
 pub use self::recovery::Torn;
+pub use self::snapshot::{CHUNK_MAX_BYTES, Committed, SnapshotReader, SnapshotWriter, Snapshots};
 pub use self::spares::SparePreparer;
+pub use crate::wire::disk::SnapshotHeader;
 
 const LOCK_NAME: &str = "lock";
 const LOG_DIR_NAME: &str = "log";
+const SNAPSHOTS_DIR_NAME: &str = "snapshots";
 
 /// How a data folder is opened.
 #[derive(Clone, Debug)]
@@ -58,13 +73,19 @@ pub struct Options {
 
 /// What a data folder holds.
 #[derive(Debug)]
-pub struct Recovered {
+pub struct Recovered<F: Fs = RealFs> {
     /// Whose it is. `cluster_id` is `None` until [`Storage::set_cluster_id`].
     pub identity: Identity,
     /// The latest term and vote; the default for a new folder.
     pub hard_state: HardState,
-    /// The whole log: indexes 1, 2, 3, ... Terms never fall, and none is above `hard_state.term`.
+    /// The newest snapshot, ready to be read; every byte of it has been checked once.
+    pub snapshot: Option<SnapshotReader<F>>,
+    /// The log after the snapshot, or the whole one: indexes without holes from the snapshot's, or 0, on.
+    /// Terms never fall, and none is above `hard_state.term`.
     pub entries: Vec<Entry>,
+    /// Newer snapshots that are damaged: nothing is lost, for `snapshot` and `entries` cover all, but the
+    /// disk is not to be trusted, and that is worth a line in the log.
+    pub damaged_snapshots: Vec<Damage>,
     /// The batch that a crash interrupted, where it did: dropped, and worth a line in the log.
     pub torn: Option<Torn>,
 }
@@ -76,6 +97,13 @@ pub struct Storage<F: Fs = RealFs> {
     identity: Identity,
     wal: Wal<F>,
     preparer: Option<SparePreparer<F>>,
+    snapshots: Snapshots<F>,
+    /// The newest snapshot that is whole.
+    newest: Option<EntryId>,
+    /// All snapshots that there are, by index, but for damaged ones.
+    known: Vec<EntryId>,
+    /// Those.
+    damaged: Vec<EntryId>,
     /// Why nothing more is accepted.
     poisoned: Option<String>,
     _lock: Arc<F::Lock>,
@@ -92,7 +120,7 @@ impl<F: Fs> Storage<F> {
         fs: F,
         options: &Options,
         new_incarnation: u64,
-    ) -> Result<(Storage<F>, Recovered), OpenError> {
+    ) -> Result<(Storage<F>, Recovered<F>), OpenError> {
         let dir = &options.dir;
         let place = Place {
             dir: dir.join(LOG_DIR_NAME),
@@ -103,37 +131,20 @@ impl<F: Fs> Storage<F> {
         let lock_path = dir.join(LOCK_NAME);
         let lock = fs.lock(&lock_path).map_err(DiskError::with("lock", &lock_path))?;
         let lock = lock.ok_or_else(|| OpenError::Locked { dir: dir.clone() })?;
-        let identity = open_identity(&fs, options, &place, new_incarnation)?;
-
-        let names = list(&fs, &place.dir)?;
-        let recovery = recovery::recover(&fs, &place.dir, &segment_ids(&names), &identity, options.fsync)?;
-        let pool = spares::find(&fs, &place.dir, place.segment_size_bytes, &names)?;
+        let (identity, version) = open_identity(&fs, options, &place, new_incarnation)?;
         let lock = Arc::new(lock);
-        let preparer = SparePreparer::new(fs.clone(), &place, pool.clone(), Arc::clone(&lock));
-        let wal = Wal::new(
-            fs.clone(),
-            place,
-            identity.clone(),
-            &recovery.replay,
-            recovery.active,
-            pool,
-        );
-        let recovered = Recovered {
-            identity: identity.clone(),
-            hard_state: recovery.replay.hard_state,
-            entries: recovery.replay.entries,
-            torn: recovery.torn,
-        };
-        let storage = Storage {
+        let folder = Folder {
             fs,
-            options: options.clone(),
-            identity,
-            wal,
-            preparer: Some(preparer),
-            poisoned: None,
-            _lock: lock,
+            options,
+            place,
+            lock,
         };
-        Ok((storage, recovered))
+        let (storage, recovered) = folder.recover(identity)?;
+        if version < format::VERSION {
+            // Before anything that the older version cannot read is written.
+            identity::write(&storage.fs, dir, &storage.identity)?;
+        }
+        storage.settle(recovered)
     }
 
     /// Makes a batch durable: all of it, or the node has to end. An entry whose index the log already holds
@@ -178,6 +189,90 @@ impl<F: Fs> Storage<F> {
         Ok(())
     }
 
+    /// The folder of snapshots: to write one, on any thread, or to read one.
+    pub fn snapshots(&self) -> Snapshots<F> {
+        self.snapshots.clone()
+    }
+
+    /// Takes notice of a snapshot of this node's own state, which agrees with its log. The log stays as it
+    /// is: see [`Storage::drop_head`].
+    pub fn adopt_snapshot(&mut self, committed: Committed) {
+        let last = committed.last;
+        if self.newest.is_none_or(|newest| newest.index <= last.index) {
+            self.newest = Some(last);
+        }
+        self.known.retain(|known| *known != last);
+        self.damaged.retain(|damaged| *damaged != last);
+        self.known.push(last);
+        self.known.sort_by_key(|known| (known.index, known.term));
+    }
+
+    /// Takes notice of a snapshot that the leader sent (Raft figure 13). If the log holds the snapshot's last
+    /// entry, it and what follows it stay; if not, nothing in the log counts any more, and it begins anew
+    /// after that entry, durably. Says whether it did. A crash before that is completed at the next start.
+    ///
+    /// A term above the log's becomes the node's, without a vote.
+    ///
+    /// # Errors
+    /// As of [`Storage::persist`]; [`PersistError::Refused`] for one older than the newest (trap 3.42).
+    pub fn install_snapshot(&mut self, committed: Committed) -> Result<bool, PersistError> {
+        self.refuse_if_poisoned()?;
+        let last = committed.last;
+        if let Some(newest) = self.newest.filter(|newest| newest.index > last.index) {
+            let text = format!("the snapshot up to entry {last}, after the one up to {newest}");
+            return Err(PersistError::Refused(text));
+        }
+        let held = self.wal.holds(last);
+        if !held {
+            let done = self.wal.restart_after(last);
+            self.remember_failure(done)?;
+        }
+        self.adopt_snapshot(committed);
+        Ok(!held)
+    }
+
+    /// Drops the segments, from the first on, that hold nothing behind `upto`, which a snapshot must cover,
+    /// and gives them to the pool of spares. Snapshots that the log does not reach back to any more become
+    /// superfluous, and all but the two newest. What is to be removed is given back: a large file takes a
+    /// while. One rename and one sync of the folder for each segment.
+    ///
+    /// # Errors
+    /// As of [`Storage::persist`]; [`PersistError::Refused`] when no snapshot covers `upto`.
+    pub fn drop_head(&mut self, upto: EntryId) -> Result<Superfluous<F>, PersistError> {
+        self.refuse_if_poisoned()?;
+        if self.newest.is_none_or(|newest| newest.index < upto.index) {
+            let text = format!("dropping the log up to entry {upto}, which no snapshot covers");
+            return Err(PersistError::Refused(text));
+        }
+        let dropped = self.wal.drop_head(upto.index).map_err(PersistError::from);
+        let mut files = match dropped {
+            Ok(files) => files,
+            Err(error) => return Err(self.failed(error)),
+        };
+        let (begin, newest) = (self.wal.begin().index, self.newest.unwrap_or_default());
+        let older = |known: &&EntryId| known.index >= begin && known.index < newest.index;
+        let older = self.known.iter().rev().find(older).copied();
+        let dir = &self.snapshots.dir;
+        self.known.retain(|known| {
+            let kept = *known == newest || Some(*known) == older;
+            if !kept {
+                files.push(snapshot::path(dir, *known));
+            }
+            kept
+        });
+        let damaged = self.damaged.drain(..);
+        files.extend(damaged.map(|last| snapshot::path(dir, last)));
+        Ok(Superfluous {
+            fs: self.fs.clone(),
+            files,
+        })
+    }
+
+    /// The last entry of the newest snapshot.
+    pub fn newest_snapshot(&self) -> Option<EntryId> {
+        self.newest
+    }
+
     /// Whose folder this is, as it is on disk.
     pub fn identity(&self) -> &Identity {
         &self.identity
@@ -209,10 +304,130 @@ impl<F: Fs> Storage<F> {
     }
 
     fn remember_failure(&mut self, done: Result<(), PersistError>) -> Result<(), PersistError> {
-        if let Err(PersistError::Disk(error)) = &done {
+        done.map_err(|error| self.failed(error))
+    }
+
+    fn failed(&mut self, error: PersistError) -> PersistError {
+        if let PersistError::Disk(error) = &error {
             self.poisoned = Some(error.to_string());
         }
-        done
+        error
+    }
+
+    /// Does what a crash kept the last process from doing, and removes what it left.
+    fn settle(mut self, mut recovered: Recovered<F>) -> Result<(Storage<F>, Recovered<F>), OpenError> {
+        let snapshot = self.newest.filter(|last| !self.wal.holds(*last));
+        if let Some(last) = snapshot {
+            // It was being installed: the log was to begin anew after it.
+            self.wal.restart_after(last).map_err(|error| match error {
+                PersistError::Disk(error) => OpenError::Disk(error),
+                other => Damage::new(&snapshot::path(&self.snapshots.dir, last), 0, other.to_string()).into(),
+            })?;
+            recovered.hard_state = self.wal.hard_state();
+            recovered.entries.clear();
+        }
+        Ok((self, recovered))
+    }
+}
+
+/// Files that nothing needs any more.
+#[must_use = "files that are not removed take space until the next start or the next snapshot"]
+pub struct Superfluous<F: Fs = RealFs> {
+    fs: F,
+    files: Vec<PathBuf>,
+}
+
+impl<F: Fs> Superfluous<F> {
+    /// Removes them. For a thread that nobody waits for.
+    ///
+    /// # Errors
+    /// The first of the operating system's; no harm but the space.
+    pub fn remove(self) -> Result<(), DiskError> {
+        let mut result = Ok(());
+        for path in self.files {
+            match self.fs.remove(&path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound && result.is_ok() => {
+                    result = Err(DiskError::with("remove", &path)(e));
+                }
+                _ => {}
+            }
+        }
+        result
+    }
+}
+
+impl<F: Fs> std::fmt::Debug for Superfluous<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Superfluous")
+            .field("files", &self.files)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A data folder that is locked and known to be this node's.
+struct Folder<'a, F: Fs> {
+    fs: F,
+    options: &'a Options,
+    place: Place,
+    lock: Arc<F::Lock>,
+}
+
+impl<F: Fs> Folder<'_, F> {
+    /// Reads everything, and makes the log's end ready to be written.
+    fn recover(self, identity: Identity) -> Result<(Storage<F>, Recovered<F>), OpenError> {
+        let Folder {
+            fs,
+            options,
+            place,
+            lock,
+        } = self;
+        let snapshots_dir = options.dir.join(SNAPSHOTS_DIR_NAME);
+        let names = list(&fs, &snapshots_dir)?;
+        if !names.is_empty() {
+            // A name that a killed process gave may not be durable yet.
+            segment::sync_dir(&fs, &snapshots_dir, options.fsync)?;
+        }
+        let found = snapshot::find(&fs, &snapshots_dir, &names)?;
+        let covered = Covered {
+            snapshot: found.newest.as_ref().map(|reader| reader.header().last),
+            damaged: &found.damage,
+        };
+        let names = list(&fs, &place.dir)?;
+        let ids = segment_ids(&names);
+        let recovery = recovery::recover(&fs, &place.dir, &ids, &identity, covered, options.fsync)?;
+        let newest = covered.snapshot;
+        let pool = spares::find(&fs, &place.dir, place.segment_size_bytes, &names)?;
+        fs.create_dir_all(&snapshots_dir)
+            .map_err(DiskError::with("create", &snapshots_dir))?;
+        for path in &found.leftovers {
+            fs.remove(path).map_err(DiskError::with("remove", path))?;
+        }
+        let preparer = SparePreparer::new(fs.clone(), &place, pool.clone(), Arc::clone(&lock));
+        let mut replay = recovery.replay;
+        let owner = identity.clone();
+        let wal = Wal::new(fs.clone(), place, owner, &mut replay, recovery.active, pool);
+        let recovered = Recovered {
+            identity: identity.clone(),
+            hard_state: replay.hard_state,
+            snapshot: found.newest,
+            entries: replay.entries,
+            damaged_snapshots: found.damage,
+            torn: recovery.torn,
+        };
+        let storage = Storage {
+            snapshots: Snapshots::new(fs.clone(), snapshots_dir, options.fsync, Arc::clone(&lock)),
+            fs,
+            options: options.clone(),
+            identity,
+            wal,
+            preparer: Some(preparer),
+            newest,
+            known: found.known,
+            damaged: found.damaged,
+            poisoned: None,
+            _lock: lock,
+        };
+        Ok((storage, recovered))
     }
 }
 
@@ -226,16 +441,17 @@ impl<F: Fs> std::fmt::Debug for Storage<F> {
     }
 }
 
-/// Reads who the folder belongs to; makes log and identity where the folder is empty.
+/// Reads who the folder belongs to, and in which format; makes log and identity where the folder is empty.
 fn open_identity<F: Fs>(
     fs: &F,
     options: &Options,
     place: &Place,
     new_incarnation: u64,
-) -> Result<Identity, OpenError> {
+) -> Result<(Identity, u32), OpenError> {
     let dir = &options.dir;
-    let Some(mut identity) = identity::read(fs, dir)? else {
-        return initialise(fs, options, place, new_incarnation);
+    let Some((mut identity, version)) = identity::read(fs, dir)? else {
+        let made = initialise(fs, options, place, new_incarnation)?;
+        return Ok((made, format::VERSION));
     };
     if identity.node_id != options.node_id {
         return Err(OpenError::WrongNode {
@@ -248,7 +464,7 @@ fn open_identity<F: Fs>(
         identity.fsync_was_off = true;
         identity::write(fs, dir, &identity)?;
     }
-    Ok(identity)
+    Ok((identity, version))
 }
 
 /// Makes the log first and the identity last: an identity without a log is damage, and a log without an

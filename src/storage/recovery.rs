@@ -4,6 +4,9 @@
 //! thing: some of that batch's sectors, the others being as they were before, unwritten or left over. That
 //! batch was never acknowledged and is dropped. Any other sector is damage, and the node must not start:
 //! cutting the log there could drop what was acknowledged (trap 3.31, "Protocol-Aware Recovery", FAST '18).
+//!
+//! The log's head may be gone, if a snapshot covers it: then the first segment's header says what the log
+//! was before it.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -15,6 +18,7 @@ use super::format::{self, Header, Record, SECTOR_BYTES, Sector};
 use super::fs::{File, Fs};
 use super::identity::Identity;
 use super::segment::{self, Segment};
+use super::terms::Terms;
 use crate::raft::{Entry, EntryId, HardState, Index};
 
 /// How much is read at once.
@@ -44,15 +48,70 @@ impl fmt::Display for Torn {
     }
 }
 
+/// One segment, as the log sees it.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    /// Its number.
+    pub(super) id: u32,
+    /// The length of its file.
+    pub(super) size_bytes: u64,
+    /// The last entry before it; what is in it comes after that or replaces something.
+    pub(super) after: EntryId,
+    /// No entry in it that may be needed has a larger index.
+    pub(super) max: Index,
+}
+
+impl Part {
+    pub(super) fn new(id: u32, header: &Header) -> Part {
+        Part {
+            id,
+            size_bytes: header.size_bytes,
+            after: header.last,
+            max: Index(0),
+        }
+    }
+}
+
+/// Notes that the log begins anew after `base`, in the last of these parts: nothing before is needed.
+pub(super) fn restart_parts(parts: &mut [Part], base: EntryId) {
+    if let Some((current, before)) = parts.split_last_mut() {
+        before.iter_mut().for_each(|part| part.max = Index(0));
+        current.max = base.index;
+    }
+}
+
+/// The newest snapshot that can be read, and what is wrong with newer ones.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Covered<'a> {
+    pub(super) snapshot: Option<EntryId>,
+    pub(super) damaged: &'a [Damage],
+}
+
+impl Covered<'_> {
+    fn index(&self) -> Index {
+        self.snapshot.unwrap_or_default().index
+    }
+}
+
 /// What the log says, from its beginning up to some batch.
 ///
-/// Invariants: the entries' indexes are 1, 2, 3, ...; their terms never fall; none is above `hard_state`'s.
+/// Invariants: the indexes of `entries` have no holes, and all are above the snapshot's; their terms never
+/// fall; none is above `hard_state`'s.
 #[derive(Debug)]
 pub(super) struct Replay {
     pub(super) hard_state: HardState,
+    /// The entries behind the snapshot.
     pub(super) entries: Vec<Entry>,
+    /// The terms of all entries that the log holds.
+    pub(super) terms: Terms,
     /// The number of the batch that comes next; the first is 1.
     pub(super) next_batch: u64,
+    /// The segments read so far.
+    pub(super) parts: Vec<Part>,
+    /// The log holds all entries after this index, up to its end.
+    begin: Index,
+    /// What the snapshot covers: entries up to here are not kept.
+    covered: Index,
 }
 
 /// What is known of the log's end; enough to check what is appended.
@@ -76,6 +135,18 @@ impl End {
         Ok(())
     }
 
+    /// Takes it that the log is empty and goes on after this entry, or says why it cannot.
+    pub(super) fn accept_base(&mut self, base: EntryId) -> Result<(), String> {
+        if base.index == Index(0) || base.term > self.hard_state.term {
+            return Err(format!(
+                "a log after entry {base} in term {}",
+                self.hard_state.term
+            ));
+        }
+        self.last = base;
+        Ok(())
+    }
+
     /// Takes an entry that replaces the one of its index and all after it, or says why it cannot.
     /// `prev` is the entry before it, where the caller knows it.
     pub(super) fn accept_entry(&mut self, id: EntryId, prev: Option<EntryId>) -> Result<(), String> {
@@ -96,19 +167,54 @@ impl End {
 }
 
 impl Replay {
-    pub(super) fn new() -> Replay {
-        Replay {
+    /// Of a log whose first segment has this number and header. That of a log from the beginning is
+    /// checked against the defaults, as others are against what comes before them.
+    fn new(first_id: u32, first: &Header, covered: Index) -> Replay {
+        let mut replay = Replay {
             hard_state: HardState::default(),
             entries: Vec::new(),
+            terms: Terms::default(),
             next_batch: 1,
+            parts: Vec::new(),
+            begin: Index(0),
+            covered,
+        };
+        if first_id != 1 {
+            replay.hard_state = first.hard_state;
+            replay.terms = Terms::after(first.last);
+            replay.next_batch = first.first_batch;
+            replay.begin = first.last.index;
         }
+        replay
     }
 
     pub(super) fn end(&self) -> End {
         End {
             hard_state: self.hard_state,
-            last: self.entries.last().map_or(EntryId::default(), |entry| entry.id),
+            last: self.terms.last(),
         }
+    }
+
+    fn put(&mut self, entry: Entry) {
+        let index = entry.id.index;
+        self.begin = self.begin.min(index.prev());
+        self.terms.put(entry.id);
+        if let Some(part) = self.parts.last_mut() {
+            part.max = part.max.max(index);
+        }
+        let first = self.entries.first().map_or(index, |first| first.id.index);
+        let kept = index.0.saturating_sub(first.0);
+        self.entries.truncate(usize::try_from(kept).unwrap_or(usize::MAX));
+        if index > self.covered {
+            self.entries.push(entry);
+        }
+    }
+
+    fn restart_after(&mut self, base: EntryId) {
+        self.begin = base.index;
+        self.terms = Terms::after(base);
+        self.entries.clear();
+        restart_parts(&mut self.parts, base);
     }
 
     /// Takes the records of the next batch. The segment that follows, where they say that this one ends.
@@ -125,11 +231,12 @@ impl Replay {
                     self.hard_state = hard_state;
                 }
                 Record::Entry(entry) => {
-                    let before = usize::try_from(entry.id.index.prev().0).unwrap_or(usize::MAX);
-                    let prev = before.checked_sub(1).and_then(|at| self.entries.get(at));
-                    end.accept_entry(entry.id, prev.map(|entry| entry.id))?;
-                    self.entries.truncate(before);
-                    self.entries.push(entry);
+                    end.accept_entry(entry.id, self.terms.before(entry.id.index))?;
+                    self.put(entry);
+                }
+                Record::Base(base) => {
+                    end.accept_base(base)?;
+                    self.restart_after(base);
                 }
                 Record::Seal(next) => sealed = Some(next),
             }
@@ -161,15 +268,17 @@ pub(super) fn recover<F: Fs>(
     dir: &Path,
     ids: &[u32],
     identity: &Identity,
+    covered: Covered<'_>,
     fsync: bool,
 ) -> Result<Recovery<F::File>, OpenError> {
-    check_numbers(dir, ids)?;
+    check_numbers(dir, ids, covered)?;
     // Names that a killed process gave may not be durable yet, and what follows relies on them.
     segment::sync_dir(fs, dir, fsync)?;
-    let mut replay = Replay::new();
+    let mut begun: Option<Replay> = None;
     let mut previous: Option<(Segment<F::File>, Tail)> = None;
     for (left, &id) in (0..ids.len()).rev().zip(ids) {
         let (mut segment, header) = Segment::open(fs, dir, id)?;
+        let replay = begun.get_or_insert_with(|| Replay::new(id, &header, covered.index()));
         if left < 2 || identity.fsync_was_off {
             // The last batch went to one of these. What is read of it must be what the disk holds: a killed
             // process may have left it in memory only (trap 3.13), and so may a failed sync (trap 3.29).
@@ -178,22 +287,26 @@ pub(super) fn recover<F: Fs>(
             dropped.map_err(DiskError::with("read again", &segment.path))?;
         }
         if let Some((before, tail @ Tail::Open { .. })) = previous {
-            check_header(&segment, &header, identity, &replay, 1)?;
+            check_header(&segment, &header, identity, replay, 1)?;
             check_interrupted(&before, &tail, &mut segment, left, replay.next_batch)?;
-            return finish_interrupted(before, segment, replay, fsync);
+            check_covered(dir, replay, covered)?;
+            replay.parts.push(Part::new(id, &header));
+            return finish_interrupted(before, segment, begun, fsync);
         }
-        check_header(&segment, &header, identity, &replay, 0)?;
-        let tail = read_segment(&mut segment, &mut replay)?;
+        check_header(&segment, &header, identity, replay, 0)?;
+        replay.parts.push(Part::new(id, &header));
+        let tail = read_segment(&mut segment, replay)?;
         previous = Some((segment, tail));
     }
-    match previous {
-        Some((mut active, Tail::Open { torn, until })) => {
+    match (previous, begun) {
+        (Some((mut active, Tail::Open { torn, until })), Some(replay)) => {
+            check_covered(dir, &replay, covered)?;
             if torn.is_some() {
                 neutralise(&mut active, until, fsync)?;
             }
             Ok(Recovery { active, replay, torn })
         }
-        Some((last, Tail::Sealed)) => {
+        (Some((last, Tail::Sealed)), _) => {
             let found = format!(
                 "segment {} ends here and the log goes on in the next one, {}, which is missing",
                 last.id,
@@ -201,20 +314,30 @@ pub(super) fn recover<F: Fs>(
             );
             Err(Damage::new(&last.path, segment::offset(last.next), found).into())
         }
-        None => Err(Damage::new(dir, 0, "no segment of the log is there").into()),
+        _ => Err(no_segment(dir).into()),
     }
 }
 
-fn check_numbers(dir: &Path, ids: &[u32]) -> Result<(), Damage> {
-    if ids.is_empty() {
+fn no_segment(dir: &Path) -> Damage {
+    Damage::new(dir, 0, "no segment of the log is there")
+}
+
+/// Segments are dropped from the first on, and only where a snapshot covers what is in them.
+fn check_numbers(dir: &Path, ids: &[u32], covered: Covered<'_>) -> Result<(), Damage> {
+    let Some(&lowest) = ids.first() else {
         let path = segment::Name::segment(dir, 1);
         return Err(Damage::new(
             &path,
             0,
             "this segment is missing, and no other is there",
         ));
+    };
+    if lowest != 1 && covered.snapshot.is_none() {
+        let path = segment::Name::segment(dir, 1);
+        let found = format!("this segment is missing, and segment {lowest} is there");
+        return Err(not_covered(covered, Damage::new(&path, 0, found)));
     }
-    for (expected, &id) in (1..).zip(ids) {
+    for (expected, &id) in (lowest..).zip(ids) {
         if id != expected {
             let path = segment::Name::segment(dir, expected);
             return Err(Damage::new(
@@ -225,6 +348,40 @@ fn check_numbers(dir: &Path, ids: &[u32]) -> Result<(), Damage> {
         }
     }
     Ok(())
+}
+
+/// The log must hold every entry behind the snapshot; without one, every entry.
+fn check_covered(dir: &Path, replay: &Replay, covered: Covered<'_>) -> Result<(), Damage> {
+    if replay.begin <= covered.index() {
+        return Ok(());
+    }
+    let newest = match covered.snapshot {
+        Some(last) => format!("the newest snapshot ends with entry {last}"),
+        None => "there is no snapshot".into(),
+    };
+    let found = format!(
+        "the log begins after index {}, and {newest}: what is between is missing",
+        replay.begin
+    );
+    let first = replay.parts.first().map_or(0, |part| part.id);
+    let gap = Damage::new(&segment::Name::segment(dir, first), 0, found);
+    Err(not_covered(covered, gap))
+}
+
+/// Names the damaged snapshot that would have covered it, where there is one.
+fn not_covered(covered: Covered<'_>, gap: Damage) -> Damage {
+    match covered.damaged.first() {
+        Some(newest) => {
+            let found = format!(
+                "{}; and no other snapshot can take this one's place ({}: {})",
+                newest.found,
+                gap.path.display(),
+                gap.found
+            );
+            Damage::new(&newest.path, newest.offset, found)
+        }
+        None => gap,
+    }
 }
 
 /// The header must continue what the segments before it said; `seals` is 1 where a seal is still to be
@@ -291,9 +448,10 @@ fn check_interrupted<F: File>(
 fn finish_interrupted<F: File>(
     mut before: Segment<F>,
     active: Segment<F>,
-    mut replay: Replay,
+    replay: Option<Replay>,
     fsync: bool,
 ) -> Result<Recovery<F>, OpenError> {
+    let mut replay = replay.ok_or_else(|| no_segment(&active.path))?;
     seal(&mut before, active.id, replay.next_batch, fsync)?;
     replay.next_batch = replay.next_batch.saturating_add(1);
     Ok(Recovery {

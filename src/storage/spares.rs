@@ -4,8 +4,6 @@
 //! one file is kept ready: [`SparePreparer`] makes it on a thread of its own. A segment that the log no
 //! longer needs becomes a spare as it is: what it holds carries a smaller segment number and is told from new
 //! data by that, so nothing has to be erased.
-//!
-//! Missing: giving segments back to the pool. That comes with snapshots, which make them superfluous.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,6 +19,10 @@ const STEP_BYTES: usize = 256 * 1024;
 
 /// How many files are kept ready.
 const WANTED: usize = 1;
+
+/// How many files that were segments are kept at most, so that a log that grows and is cut again uses the
+/// same ones.
+const RECYCLED_MAX: usize = 4;
 
 /// The spares of one log, shared between the log and the thread that makes them.
 #[derive(Debug, Default)]
@@ -63,11 +65,24 @@ impl Pool {
     }
 
     /// A name that no spare has, nor an unfinished one.
-    fn reserve(&self, dir: &Path) -> PathBuf {
+    pub(super) fn reserve(&self, dir: &Path) -> PathBuf {
         let mut state = self.state();
         let number = state.next;
         state.next = number.saturating_add(1);
         Name::spare(dir, number)
+    }
+
+    /// A name for a segment that the log gives back: of a spare that is to be [`Pool::put`], or `None` where
+    /// there are enough.
+    pub(super) fn reserve_for_recycled(&self, dir: &Path) -> Option<PathBuf> {
+        let enough = self.state().ready.len() >= RECYCLED_MAX;
+        (!enough).then(|| self.reserve(dir))
+    }
+
+    /// Adds a spare, durable under its name.
+    pub(super) fn put(&self, spare: PathBuf) {
+        self.state().ready.push(spare);
+        self.changed.notify_all();
     }
 
     fn is_closed(&self) -> bool {
@@ -143,8 +158,7 @@ impl<F: Fs> SparePreparer<F> {
             STEP_BYTES,
             &self.pool,
         )?;
-        self.pool.state().ready.push(path);
-        self.pool.changed.notify_all();
+        self.pool.put(path);
         Ok(true)
     }
 }

@@ -9,10 +9,11 @@ use super::error::{DiskError, PersistError};
 use super::format::{self, BATCH_MAX_BYTES, Header, SECTOR_BYTES};
 use super::fs::Fs;
 use super::identity::Identity;
-use super::recovery::{End, Replay, seal};
-use super::segment::{Name, Segment};
+use super::recovery::{End, Part, Replay, restart_parts, seal};
+use super::segment::{self, Name, Segment};
 use super::spares::{self, Pool};
-use crate::raft::Batch;
+use super::terms::Terms;
+use crate::raft::{Batch, EntryId, HardState, Index};
 
 /// The log's length at first: made while the node starts, so short.
 const FIRST_SEGMENT_MAX_BYTES: u64 = 4 * 1024 * 1024;
@@ -36,6 +37,9 @@ pub(super) struct Wal<F: Fs> {
     /// The number of the next batch.
     next_batch: u64,
     end: End,
+    terms: Terms,
+    /// The segments, the active one last.
+    parts: Vec<Part>,
     pool: Arc<Pool>,
     /// The batch being encoded; kept for its room.
     records: BytesMut,
@@ -91,7 +95,7 @@ impl<F: Fs> Wal<F> {
         fs: F,
         place: Place,
         identity: Identity,
-        replay: &Replay,
+        replay: &mut Replay,
         active: Segment<F::File>,
         pool: Arc<Pool>,
     ) -> Wal<F> {
@@ -100,6 +104,8 @@ impl<F: Fs> Wal<F> {
             place,
             identity,
             end: replay.end(),
+            terms: std::mem::take(&mut replay.terms),
+            parts: std::mem::take(&mut replay.parts),
             next_batch: replay.next_batch,
             active,
             pool,
@@ -110,8 +116,92 @@ impl<F: Fs> Wal<F> {
 
     /// Makes a batch durable. Nothing of it was written when it is [`PersistError::Refused`].
     pub(super) fn append(&mut self, batch: &Batch) -> Result<(), PersistError> {
-        let end = check(self.end, batch).map_err(PersistError::Refused)?;
+        let end = check(self.end, &self.terms, batch).map_err(PersistError::Refused)?;
         self.encode(batch)?;
+        self.write()?;
+        // Our picture changes after the disk did.
+        self.end = end;
+        for entry in &batch.entries {
+            self.terms.put(entry.id);
+            if let Some(part) = self.parts.last_mut() {
+                part.max = part.max.max(entry.id.index);
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins the log anew after an entry that a durable snapshot covers: nothing it held counts any more.
+    /// A term that the log has not heard of becomes the node's, without a vote: none was given in it, for
+    /// that would have been written.
+    pub(super) fn restart_after(&mut self, base: EntryId) -> Result<(), PersistError> {
+        let mut end = self.end;
+        format::begin_batch(&mut self.records);
+        if base.term > end.hard_state.term {
+            end.hard_state = HardState {
+                term: base.term,
+                vote: None,
+            };
+            format::put_hard_state(&end.hard_state, &mut self.records);
+        }
+        end.accept_base(base).map_err(PersistError::Refused)?;
+        format::put_base(base, &mut self.records);
+        format::finish_batch(&mut self.records);
+        self.write()?;
+        self.end = end;
+        self.terms = Terms::after(base);
+        restart_parts(&mut self.parts, base);
+        Ok(())
+    }
+
+    /// Gives away the segments from the first on that hold nothing behind this index. The header of the one
+    /// that is then the first says what is to be known of them. The files that are of no use are given back:
+    /// of temporary names, to be removed where nobody waits.
+    pub(super) fn drop_head(&mut self, upto: Index) -> Result<Vec<PathBuf>, DiskError> {
+        let Place { dir, fsync, .. } = &self.place;
+        let mut useless = Vec::new();
+        while let [part, after, ..] = self.parts.as_slice() {
+            if part.max > upto {
+                break;
+            }
+            let usual = part.size_bytes == self.place.segment_size_bytes;
+            let recycled = usual.then(|| self.pool.reserve_for_recycled(dir)).flatten();
+            let from = Name::segment(dir, part.id);
+            let to = match &recycled {
+                Some(spare) => spare.clone(),
+                None => self.pool.reserve(dir).with_extension("tmp"),
+            };
+            // One after the other: a crash may only leave a log without its first segments, not one with a
+            // hole. And a spare must not be written to while a crash can make it a segment again.
+            let renamed = self.fs.rename(&from, &to);
+            renamed.map_err(DiskError::with("rename", &from))?;
+            segment::sync_dir(&self.fs, dir, *fsync)?;
+            self.terms.forget_before(after.after.index);
+            self.parts.remove(0);
+            match recycled {
+                Some(spare) => self.pool.put(spare),
+                None => useless.push(to),
+            }
+        }
+        Ok(useless)
+    }
+
+    /// The log holds every entry behind this one, or a snapshot covers those that it does not hold.
+    pub(super) fn begin(&self) -> EntryId {
+        self.parts.first().map_or(EntryId::default(), |part| part.after)
+    }
+
+    /// Whether the log holds this entry, or held it when its head was dropped.
+    pub(super) fn holds(&self, id: EntryId) -> bool {
+        self.terms.holds(id)
+    }
+
+    /// Term and vote, as they are on disk.
+    pub(super) fn hard_state(&self) -> HardState {
+        self.end.hard_state
+    }
+
+    /// Writes the encoded batch.
+    fn write(&mut self) -> Result<(), DiskError> {
         let count = format::sectors_for(self.records.len());
         // A batch never spans segments, so that a torn one is looked for in one file only.
         if !self.active.has_room(count) {
@@ -126,9 +216,7 @@ impl<F: Fs> Wal<F> {
             &mut self.sectors,
         );
         self.active.append(&mut self.sectors, self.place.fsync)?;
-        // Our picture changes after the disk did.
         self.next_batch += 1;
-        self.end = end;
         self.give_back_room();
         Ok(())
     }
@@ -170,6 +258,7 @@ impl<F: Fs> Wal<F> {
         let segment = Segment::begin(&self.fs, &spare, dir, id, &header, *fsync)?;
         seal(&mut self.active, id, self.next_batch, *fsync)?;
         self.next_batch += 1;
+        self.parts.push(Part::new(id, &header));
         self.active = segment;
         Ok(())
     }
@@ -192,7 +281,7 @@ impl<F: Fs> Drop for Wal<F> {
 
 /// What the log's end is after this batch, or why the batch cannot follow. What would be damage when it is
 /// read is never written.
-fn check(mut end: End, batch: &Batch) -> Result<End, String> {
+fn check(mut end: End, terms: &Terms, batch: &Batch) -> Result<End, String> {
     if let Some(hard_state) = batch.hard_state {
         end.accept_hard_state(hard_state)?;
     }
@@ -201,10 +290,7 @@ fn check(mut end: End, batch: &Batch) -> Result<End, String> {
         if prev.is_some() && entry.id.index != end.last.index.next() {
             return Err(format!("entry {} right after entry {}", entry.id, end.last));
         }
-        // An entry that replaces others follows one that is not known here any more; the core and the
-        // recovery know it.
-        let known = (entry.id.index == end.last.index.next()).then_some(end.last);
-        end.accept_entry(entry.id, prev.or(known))?;
+        end.accept_entry(entry.id, prev.or_else(|| terms.before(entry.id.index)))?;
         prev = Some(entry.id);
     }
     Ok(end)
