@@ -178,7 +178,8 @@ impl File for RealFile {
     }
 
     fn write_durably_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let is_aligned = bytes.len() % SECTOR_BYTES == 0 && offset % SECTOR_BYTES as u64 == 0;
+        let is_aligned =
+            bytes.len().is_multiple_of(SECTOR_BYTES) && offset.is_multiple_of(SECTOR_BYTES as u64);
         if is_aligned && bytes.len() <= DIRECT_MAX_BYTES && self.write_direct_at(bytes, offset)? {
             return Ok(());
         }
