@@ -84,36 +84,55 @@ impl Action {
 
 /// Panics with the operations on the first key whose history is not linearizable. Every key starts empty.
 pub fn assert_linearizable(operations: Vec<Operation>) {
+    for (key, operations) in by_key(operations) {
+        assert!(
+            linearizable(operations.clone()),
+            "{}",
+            describe(&key, &operations)
+        );
+    }
+}
+
+/// The history of each key.
+pub fn by_key(operations: Vec<Operation>) -> BTreeMap<String, Vec<Operation>> {
     let mut keys: BTreeMap<String, Vec<Operation>> = BTreeMap::new();
     for operation in operations {
         keys.entry(operation.key.clone()).or_default().push(operation);
     }
-    for (key, operations) in keys {
-        if !linearizable(operations.clone()) {
-            let mut lines: Vec<String> = operations
-                .iter()
-                .map(|o| format!("{:>12} {:>12} {:?} {:?}", o.start, o.end, o.action, o.outcome))
-                .collect();
-            lines.sort();
-            panic!(
-                "the history of key {key} is not linearizable:\n{}",
-                lines.join("\n")
-            );
-        }
-    }
+    keys
+}
+
+/// A history that is not linearizable, for people.
+pub fn describe(key: &str, operations: &[Operation]) -> String {
+    let mut lines: Vec<String> = operations
+        .iter()
+        .map(|o| format!("{:>12} {:>12} {:?} {:?}", o.start, o.end, o.action, o.outcome))
+        .collect();
+    lines.sort();
+    format!(
+        "the history of key {key} is not linearizable:\n{}",
+        lines.join("\n")
+    )
 }
 
 /// Whether the history of one key, empty at first, is linearizable.
 pub fn linearizable(operations: Vec<Operation>) -> bool {
+    linearizable_within(operations, u64::MAX).expect("no search takes so many steps")
+}
+
+/// Whether the history of one key, empty at first, is linearizable; `None` if that was not found out in so many
+/// steps.
+pub fn linearizable_within(operations: Vec<Operation>, steps_max: u64) -> Option<bool> {
     let mut search = Search::new(operations);
-    loop {
+    for _ in 0..steps_max {
         if search.complete() {
-            return true;
+            return Some(true);
         }
         if !search.forward() && !search.back() {
-            return false;
+            return Some(false);
         }
     }
+    None
 }
 
 /// A depth-first search for an order.

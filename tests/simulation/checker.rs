@@ -11,7 +11,7 @@ use raftline::raft::invariants::Invariants;
 use raftline::raft::{Envelope, Index, Log, Message, NodeId, Payload, Term};
 
 use crate::disk::Durable;
-use crate::linearizable::{Action, Operation, Outcome};
+use crate::linearizable::{Action, Operation, Outcome, by_key, describe, linearizable_within};
 use crate::node::Node;
 
 #[derive(Default)]
@@ -108,8 +108,36 @@ impl Checker {
     }
 }
 
-/// Each write of a value that is written only once: it is in the log as often as the clients were told.
-pub fn check_log(log: &Log, operations: &[Operation]) {
+/// How far the search for an order goes, which may take for ever where many outcomes are unknown.
+const SEARCH_STEPS_MAX: u64 = 300_000;
+
+/// The history of each key is what one copy of the data would have answered. How many could not be judged.
+pub fn check_history(history: Vec<Operation>) -> usize {
+    let mut undecided = 0;
+    for (key, operations) in by_key(history) {
+        match linearizable_within(operations.clone(), SEARCH_STEPS_MAX) {
+            Some(true) => {}
+            Some(false) => panic!("{}", describe(&key, &operations)),
+            None => undecided += 1,
+        }
+    }
+    undecided
+}
+
+/// The value that a request writes and, but for its repetitions, no other one.
+fn written(action: Action) -> Option<u64> {
+    match action {
+        Action::Set(value)
+        | Action::Create(value)
+        | Action::Exchange(value)
+        | Action::Swap { new: value, .. } => Some(value),
+        Action::Get | Action::Incr | Action::Delete | Action::DeleteIf(_) => None,
+    }
+}
+
+/// Each write of a value that is written only once: it is in the log as often as the clients were told. A write of
+/// unknown outcome that is not there has certainly failed, which makes the history easier to judge.
+pub fn check_log(log: &Log, operations: &mut [Operation]) {
     let mut in_log: BTreeMap<u64, u64> = BTreeMap::new();
     for index in 1..=log.last().index.0 {
         let payload = log.entry(Index(index)).map(|entry| &entry.payload);
@@ -127,12 +155,8 @@ pub fn check_log(log: &Log, operations: &[Operation]) {
     }
     // How often each value was certainly written, and perhaps.
     let mut told: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
-    for operation in operations {
-        let (Action::Set(value)
-        | Action::Create(value)
-        | Action::Exchange(value)
-        | Action::Swap { new: value, .. }) = operation.action
-        else {
+    for operation in operations.iter_mut() {
+        let Some(value) = written(operation.action) else {
             continue;
         };
         let (certain, perhaps) = told.entry(value).or_default();
@@ -140,6 +164,9 @@ pub fn check_log(log: &Log, operations: &[Operation]) {
             Outcome::Done(_) => *certain += 1,
             Outcome::Unknown => *perhaps += 1,
             Outcome::Failed => {}
+        }
+        if operation.outcome == Outcome::Unknown && !in_log.contains_key(&value) {
+            operation.outcome = Outcome::Failed;
         }
     }
     for (value, (certain, perhaps)) in told {

@@ -234,6 +234,11 @@ impl Clients {
 }
 
 impl Client {
+    /// Whether its last requests were carried out.
+    pub fn is_well(&self) -> bool {
+        self.node != 0
+    }
+
     fn learn(&mut self, key: &str, action: Action, outcome: Outcome, rng: &mut Rng) {
         let (again, moves_on) = match outcome {
             Outcome::Done(_) => (false, false),
