@@ -109,7 +109,7 @@ impl Checker {
 }
 
 /// How far the search for an order goes, which may take for ever where many outcomes are unknown.
-const SEARCH_STEPS_MAX: u64 = 300_000;
+const SEARCH_STEPS_MAX: u64 = 100_000;
 
 /// The history of each key is what one copy of the data would have answered. How many could not be judged.
 pub fn check_history(history: Vec<Operation>) -> usize {

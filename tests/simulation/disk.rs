@@ -167,12 +167,12 @@ impl Disk {
 
     /// The process is gone, perhaps in the midst of a write.
     pub fn abandon(&mut self, end: End, rng: &mut Rng) {
-        if let (Some(storage), Some(Job::Persist(batch))) = (&mut self.storage, self.jobs.front()) {
-            if rng.one_in(2) {
-                self.interrupted = Some(self.durable.with(batch));
-                self.fs.power_fails_at(1 + rng.below(4));
-                let _ = storage.persist(batch);
-            }
+        if let (Some(storage), Some(Job::Persist(batch))) = (&mut self.storage, self.jobs.front())
+            && rng.one_in(2)
+        {
+            self.interrupted = Some(self.durable.with(batch));
+            self.fs.power_fails_at(1 + rng.below(4));
+            let _ = storage.persist(batch);
         }
         self.jobs.clear();
         self.storage = None;

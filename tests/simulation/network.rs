@@ -54,6 +54,14 @@ struct Connection {
     boots: (u64, u64),
 }
 
+/// A connection that has ended.
+pub struct Closed {
+    /// Which processes were at its ends.
+    pub boots: (u64, u64),
+    /// The dialer's calls that end with it, and whether they may have arrived.
+    pub calls: Vec<(u64, bool)>,
+}
+
 /// A call that waits for its answer.
 struct Call {
     connection: u64,
@@ -177,9 +185,8 @@ impl Network {
         stale.map(|(pair, _)| *pair).collect()
     }
 
-    /// The connection ends: which processes were at its ends, and which of the dialer's calls end with it, and
-    /// whether they may have arrived.
-    pub fn close(&mut self, from: u64, to: u64) -> Option<((u64, u64), Vec<(u64, bool)>)> {
+    /// The connection ends; `None` if there is none.
+    pub fn close(&mut self, from: u64, to: u64) -> Option<Closed> {
         let closed = self.connections.remove(&(from, to))?;
         let ends = |(caller, call): (u64, &Call)| caller == from && call.connection == closed.number;
         let calls = self
@@ -192,7 +199,10 @@ impl Network {
         for (sequence, _) in &ended {
             self.calls.remove(&(from, *sequence));
         }
-        Some((closed.boots, ended))
+        Some(Closed {
+            boots: closed.boots,
+            calls: ended,
+        })
     }
 
     pub fn call(&mut self, from: u64, sequence: u64, connection: u64, written: bool) {

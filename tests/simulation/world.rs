@@ -18,7 +18,7 @@ use crate::checker::{self, Checker};
 use crate::clients::Clients;
 use crate::disk::{Done, End};
 use crate::linearizable::Outcome;
-use crate::network::{Body, Network, Packet};
+use crate::network::{Body, Closed, Network, Packet};
 use crate::node::{CallId, Effect, Input, Node, Setup};
 
 const MS: u64 = 1000;
@@ -146,8 +146,14 @@ pub struct World {
     roles: BTreeMap<u64, (RoleName, Term)>,
 }
 
+/// Runs one world to its end. `Err`: something does not hold, as was printed; how to see it again.
+pub fn run_named(seed: u64, nodes: u64, trace: bool) -> Result<Report, String> {
+    std::panic::catch_unwind(|| run(seed, nodes, trace))
+        .map_err(|_| format!("SEED={seed} NODES={nodes} cargo test --test simulation (TRACE=1 tells all)"))
+}
+
 /// Runs one world to its end. Panics where something does not hold.
-pub fn run(seed: u64, nodes: u64, trace: bool) -> Report {
+fn run(seed: u64, nodes: u64, trace: bool) -> Report {
     let mut world = World::new(seed, nodes, trace);
     let chaos_us = (4000 + world.rng.below(12_000)) * MS;
     world.run_until(chaos_us);
@@ -574,7 +580,7 @@ impl World {
 
     /// The connection ends; `by` is the end that closed it, for the other one to see.
     fn break_connection(&mut self, from: u64, to: u64, by: Option<u64>) {
-        let Some((boots, calls)) = self.network.close(from, to) else {
+        let Some(Closed { boots, calls }) = self.network.close(from, to) else {
             return;
         };
         self.say(|_| format!("the connection of node {from} to {to} ends, closed by {by:?}"));
