@@ -462,6 +462,16 @@ impl<C> Machine<C> {
         self.raft.is_leader()
     }
 
+    /// The core, to be looked at.
+    pub fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    /// The last applied index, and what the state there hashes to.
+    pub fn applied(&self) -> (Index, u64) {
+        (Index(self.store.applied()), self.store.hash())
+    }
+
     /// Whether no request waits for its outcome.
     pub fn is_idle(&self) -> bool {
         self.pending() == 0

@@ -10,7 +10,7 @@ use super::host::Host;
 use super::machine::{Machine, PendingTransfer};
 use super::waiters::{Forwarded, Local, Origin, Parked};
 use crate::kv::{self, Code, Command, Reply};
-use crate::raft::{EntryId, NodeId, ProposeError, TransferError};
+use crate::raft::{EntryId, NodeId, ProposeError, Ticks, TransferError};
 use crate::transport::CallError;
 
 /// How long a parked write waits before it is tried again with the same leader.
@@ -28,7 +28,8 @@ impl<C> Machine<C> {
         }
         // What is parked goes first, so that one connection's writes keep their order.
         if self.raft.is_leader() && !self.waiters.has_parked() {
-            self.lead(Order::Write(command), origin, host);
+            let deadline = self.request_deadline();
+            self.lead(Order::Write(command), deadline, origin, host);
         } else {
             self.pass_on(Order::Write(command).encode(), origin, host);
         }
@@ -92,7 +93,7 @@ impl<C> Machine<C> {
         let transferring = self.raft.is_transferring();
         match (self.raft.leader(), parked) {
             (Some(leader), parked) if leader == self.raft.id() && !transferring => {
-                self.lead_order(&parked.order, parked.origin, host);
+                self.lead_order(&parked.order, parked.deadline, parked.origin, host);
             }
             (
                 Some(leader),
@@ -158,13 +159,19 @@ impl<C> Machine<C> {
         if self.waiters.has_parked() || self.raft.is_transferring() {
             self.pass_on(order.clone(), origin, host);
         } else {
-            self.lead_order(order, origin, host);
+            self.lead_order(order, self.request_deadline(), origin, host);
         }
     }
 
-    fn lead_order(&mut self, order: &Bytes, origin: Origin<C>, host: &mut impl Host<CallId = C>) {
+    fn lead_order(
+        &mut self,
+        order: &Bytes,
+        deadline: Ticks,
+        origin: Origin<C>,
+        host: &mut impl Host<CallId = C>,
+    ) {
         match Order::decode(order) {
-            Ok(order) => self.lead(order, origin, host),
+            Ok(order) => self.lead(order, deadline, origin, host),
             Err(reason) => {
                 let text =
                     format!("the leader can't read what this node passed on ({reason}); nothing was done");
@@ -173,20 +180,26 @@ impl<C> Machine<C> {
         }
     }
 
-    fn lead(&mut self, order: Order, origin: Origin<C>, host: &mut impl Host<CallId = C>) {
+    /// The deadline is that of the request, however long it has been parked.
+    fn lead(&mut self, order: Order, deadline: Ticks, origin: Origin<C>, host: &mut impl Host<CallId = C>) {
         match order {
-            Order::Write(command) => self.lead_write(command, origin, host),
-            Order::Transfer(target) => self.lead_transfer(target, origin, host),
+            Order::Write(command) => self.lead_write(command, deadline, origin, host),
+            Order::Transfer(target) => self.lead_transfer(target, deadline, origin, host),
         }
     }
 
-    fn lead_write(&mut self, command: Command, origin: Origin<C>, host: &mut impl Host<CallId = C>) {
+    fn lead_write(
+        &mut self,
+        command: Command,
+        deadline: Ticks,
+        origin: Origin<C>,
+        host: &mut impl Host<CallId = C>,
+    ) {
         let (most, growth) = (self.options.max_memory_bytes, self.store.growth(&command));
         if most > 0 && growth > 0 && self.store.bytes().saturating_add(growth) > most {
             let text = "keys and values fill limits.max_memory; nothing was written; delete something first";
             return self.finish(origin, Reply::error(Code::Oom, text), host);
         }
-        let deadline = self.request_deadline();
         match self.propose(&command) {
             Ok(id) => self.waiters.proposed(id, deadline, origin),
             Err(ProposeError::TooMuchUncommitted) => {
@@ -212,17 +225,20 @@ impl<C> Machine<C> {
         self.raft.propose(kv::encode_entry(time_ms, command))
     }
 
-    fn lead_transfer(&mut self, target: Option<NodeId>, origin: Origin<C>, host: &mut impl Host<CallId = C>) {
+    fn lead_transfer(
+        &mut self,
+        target: Option<NodeId>,
+        deadline: Ticks,
+        origin: Origin<C>,
+        host: &mut impl Host<CallId = C>,
+    ) {
         match self.raft.transfer(target) {
             Ok(()) if target == Some(self.raft.id()) => self.finish(origin, Reply::Ok, host),
-            Ok(()) => {
-                let deadline = self.request_deadline();
-                self.transfers.push(PendingTransfer {
-                    target,
-                    deadline,
-                    origin,
-                });
-            }
+            Ok(()) => self.transfers.push(PendingTransfer {
+                target,
+                deadline,
+                origin,
+            }),
             Err(TransferError::NotLeader) => self.finish(origin, not_leader(), host),
             Err(TransferError::NoSuchVoter) => {
                 let text = match target {

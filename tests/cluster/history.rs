@@ -1,62 +1,12 @@
-//! What clients did and saw, and whether one copy of the data could have answered them so.
-//!
-//! A history is linearizable when each operation can be given one moment between its start and its end such
-//! that the operations, in the order of those moments, are what a single register would have answered. Keys
-//! are independent of each other, so each is checked alone. The search is that of Wing and Gong with Lowe's
-//! memory of the configurations already refuted: small, exact, and quick as long as no more than some eight
-//! clients work on one key at a time.
+//! What clients did and saw, written down while they do it; `linearizable` judges it.
 
-use std::collections::{BTreeMap, HashSet};
 use std::sync::Mutex;
 use std::time::Instant;
 
 use crate::client::{Client, Reply};
+pub use crate::linearizable::{Action, Operation, Outcome, assert_linearizable};
 
-/// What a client asks of one key that holds a number or nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Action {
-    /// `SET key value`: returns nothing.
-    Set(u64),
-    /// `GET key`: returns the value.
-    Get,
-    /// `INCR key`: returns the value it made.
-    Incr,
-    /// `SET key new IFEQ old`: returns 1 when it was done, nothing when the key held something else.
-    Swap {
-        /// What the key must hold.
-        old: u64,
-        /// What it holds then.
-        new: u64,
-    },
-}
-
-/// How an operation ended, for the client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// It was done, and this is what it returned.
-    Done(Option<u64>),
-    /// It was certainly not done.
-    Failed,
-    /// It may be done: before now, later, or never.
-    Unknown,
-}
-
-/// One operation of a history; times are nanoseconds since the history began.
-#[derive(Clone, Debug)]
-pub struct Operation {
-    /// The key.
-    pub key: String,
-    /// What was asked.
-    pub action: Action,
-    /// How it ended.
-    pub outcome: Outcome,
-    /// Before the request was sent.
-    pub start: u64,
-    /// After the reply was read.
-    pub end: u64,
-}
-
-/// A history being recorded by several clients at once.
+/// A history being recorded by several clients at once. Its times are nanoseconds.
 pub struct History {
     origin: Instant,
     operations: Mutex<Vec<Operation>>,
@@ -70,20 +20,10 @@ impl Action {
             Action::Get => format!("GET {key}"),
             Action::Incr => format!("INCR {key}"),
             Action::Swap { old, new } => format!("SET {key} {new} IFEQ {old}"),
-        }
-    }
-
-    /// What a register in `state` answers, and its state afterwards.
-    fn apply(self, state: Option<u64>) -> (Option<u64>, Option<u64>) {
-        match self {
-            Action::Set(value) => (None, Some(value)),
-            Action::Get => (state, state),
-            Action::Incr => {
-                let value = Some(state.unwrap_or(0) + 1);
-                (value, value)
-            }
-            Action::Swap { old, new } if state == Some(old) => (Some(1), Some(new)),
-            Action::Swap { .. } => (None, state),
+            Action::Create(value) => format!("SET {key} {value} NX"),
+            Action::Exchange(value) => format!("GETSET {key} {value}"),
+            Action::Delete => format!("DEL {key}"),
+            Action::DeleteIf(value) => format!("DELIFEQ {key} {value}"),
         }
     }
 
@@ -93,10 +33,16 @@ impl Action {
             (Action::Get, Reply::Error { .. }) => Outcome::Failed,
             (_, Reply::Error { .. }) => Outcome::Unknown,
             (Action::Set(_), Reply::Text(_)) => Outcome::Done(None),
-            (Action::Swap { .. }, Reply::Text(_)) => Outcome::Done(Some(1)),
-            (Action::Swap { .. } | Action::Get, Reply::Nothing) => Outcome::Done(None),
-            (Action::Get, Reply::Text(text)) => Outcome::Done(Some(text.parse().expect("a number"))),
-            (Action::Incr, Reply::Integer(n)) => Outcome::Done(Some(u64::try_from(*n).expect("positive"))),
+            (Action::Swap { .. } | Action::Create(_), Reply::Text(_)) => Outcome::Done(Some(1)),
+            (Action::Swap { .. } | Action::Create(_) | Action::Get | Action::Exchange(_), Reply::Nothing) => {
+                Outcome::Done(None)
+            }
+            (Action::Get | Action::Exchange(_), Reply::Text(text)) => {
+                Outcome::Done(Some(text.parse().expect("a number")))
+            }
+            (Action::Incr | Action::Delete | Action::DeleteIf(_), Reply::Integer(n)) => {
+                Outcome::Done(Some(u64::try_from(*n).expect("positive")))
+            }
             (action, reply) => panic!("{action:?} was answered {reply:?}"),
         }
     }
@@ -137,316 +83,5 @@ impl History {
 
     fn now(&self) -> u64 {
         u64::try_from(self.origin.elapsed().as_nanos()).unwrap()
-    }
-}
-
-/// Panics with the operations on the first key whose history is not linearizable. Every key starts empty.
-pub fn assert_linearizable(operations: Vec<Operation>) {
-    let mut keys: BTreeMap<String, Vec<Operation>> = BTreeMap::new();
-    for operation in operations {
-        keys.entry(operation.key.clone()).or_default().push(operation);
-    }
-    for (key, operations) in keys {
-        if !linearizable(operations.clone()) {
-            let mut lines: Vec<String> = operations
-                .iter()
-                .map(|o| format!("{:>12} {:>12} {:?} {:?}", o.start, o.end, o.action, o.outcome))
-                .collect();
-            lines.sort();
-            panic!(
-                "the history of key {key} is not linearizable:\n{}",
-                lines.join("\n")
-            );
-        }
-    }
-}
-
-/// Whether the history of one key, empty at first, is linearizable.
-pub fn linearizable(operations: Vec<Operation>) -> bool {
-    let mut search = Search::new(operations);
-    loop {
-        if search.complete() {
-            return true;
-        }
-        if !search.forward() && !search.back() {
-            return false;
-        }
-    }
-}
-
-/// A depth-first search for an order.
-struct Search {
-    /// Those of a known outcome by their start, then those of an unknown one by theirs. What failed, and
-    /// reads of unknown outcome, are left out.
-    operations: Vec<Operation>,
-    /// How many have a known outcome.
-    known: usize,
-    /// Which ones have their place in the order.
-    placed: Vec<bool>,
-    /// The first operation of a known outcome without a place; `known` when all have one.
-    low: usize,
-    /// The order so far: the operation, and the state before it.
-    order: Vec<(usize, Option<u64>)>,
-    /// The register's state after `order`.
-    state: Option<u64>,
-    /// Where `forward` looks for the next operation to place.
-    next: usize,
-    /// The configurations that were reached already: they are on the path being looked at, or lead nowhere.
-    seen: HashSet<Configuration>,
-}
-
-/// Which operations are placed, as `low` and those placed beyond it, and the state that they led to.
-type Configuration = (usize, Vec<usize>, Option<u64>);
-
-impl Search {
-    fn new(mut operations: Vec<Operation>) -> Search {
-        operations.retain(|o| match o.outcome {
-            Outcome::Failed => false,
-            Outcome::Unknown => o.action != Action::Get,
-            Outcome::Done(_) => true,
-        });
-        operations.sort_by_key(|o| (o.outcome == Outcome::Unknown, o.start));
-        let known = operations
-            .iter()
-            .filter(|o| o.outcome != Outcome::Unknown)
-            .count();
-        let placed = vec![false; operations.len()];
-        let (order, seen) = (vec![], HashSet::new());
-        Search {
-            operations,
-            known,
-            placed,
-            low: 0,
-            order,
-            state: None,
-            next: 0,
-            seen,
-        }
-    }
-
-    fn complete(&self) -> bool {
-        self.low == self.known
-    }
-
-    /// Places one more operation, the first possible one from `next` on.
-    fn forward(&mut self) -> bool {
-        let first_end = self.first_end();
-        self.next = self.next.max(self.low);
-        while self.next < self.operations.len() {
-            let chosen = self.next;
-            self.next += 1;
-            if self.operations[chosen].start > first_end {
-                if chosen >= self.known {
-                    return false;
-                }
-                self.next = self.known;
-            } else if !self.placed[chosen] && self.try_place(chosen, first_end) {
-                self.next = 0;
-                return true;
-            }
-        }
-        false
-    }
-
-    /// Takes the last operation out again; the search goes on with those after it.
-    fn back(&mut self) -> bool {
-        let Some((chosen, state)) = self.order.pop() else {
-            return false;
-        };
-        self.placed[chosen] = false;
-        if chosen < self.known {
-            self.low = self.low.min(chosen);
-        }
-        self.state = state;
-        self.next = chosen + 1;
-        true
-    }
-
-    fn try_place(&mut self, chosen: usize, first_end: u64) -> bool {
-        let operation = &self.operations[chosen];
-        let (returned, state) = operation.action.apply(self.state);
-        let contradicts = matches!(operation.outcome, Outcome::Done(seen) if seen != returned);
-        if contradicts || self.has_earlier_twin(chosen) {
-            return false;
-        }
-        let low = self.low;
-        self.placed[chosen] = true;
-        while self.low < self.known && self.placed[self.low] {
-            self.low += 1;
-        }
-        if !self.seen.insert(self.configuration(state, first_end)) {
-            self.placed[chosen] = false;
-            self.low = low;
-            return false;
-        }
-        self.order.push((chosen, self.state));
-        self.state = state;
-        true
-    }
-
-    /// Nothing may be placed that started after an unplaced operation had ended. An operation of unknown
-    /// outcome never ends.
-    fn first_end(&self) -> u64 {
-        let mut end = u64::MAX;
-        for (operation, placed) in self
-            .operations
-            .iter()
-            .zip(&self.placed)
-            .take(self.known)
-            .skip(self.low)
-        {
-            if operation.start > end {
-                break;
-            }
-            if !placed {
-                end = end.min(operation.end);
-            }
-        }
-        end
-    }
-
-    /// What is placed never started after `first_end`, so the scan may end there.
-    fn configuration(&self, state: Option<u64>, first_end: u64) -> Configuration {
-        let near = (self.low..self.known).take_while(|i| self.operations[*i].start <= first_end);
-        let unknown = self.known..self.operations.len();
-        (
-            self.low,
-            near.chain(unknown).filter(|i| self.placed[*i]).collect(),
-            state,
-        )
-    }
-
-    /// Of equal operations of unknown outcome any may stand for any other, so the earliest goes first.
-    /// Without this, twenty lost INCRs would mean a million sets to look at.
-    fn has_earlier_twin(&self, chosen: usize) -> bool {
-        let action = self.operations[chosen].action;
-        chosen >= self.known
-            && (self.known..chosen).any(|i| !self.placed[i] && self.operations[i].action == action)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Action::{Get, Incr, Set, Swap};
-    use super::Outcome::{Done, Failed, Unknown};
-    use super::*;
-
-    fn check(operations: &[(u64, u64, Action, Outcome)]) -> bool {
-        let operation = |&(start, end, action, outcome)| Operation {
-            key: "k".into(),
-            action,
-            outcome,
-            start,
-            end,
-        };
-        linearizable(operations.iter().map(operation).collect())
-    }
-
-    #[test]
-    fn good_histories_pass() {
-        assert!(check(&[]), "nothing");
-        assert!(
-            check(&[(0, 1, Set(1), Done(None)), (2, 3, Get, Done(Some(1)))]),
-            "one after the other"
-        );
-        let concurrent = [
-            (0, 9, Set(1), Done(None)),
-            (1, 2, Get, Done(None)),
-            (3, 4, Get, Done(Some(1))),
-        ];
-        assert!(check(&concurrent), "a write that happens between two reads");
-        let crossed = [
-            (0, 9, Set(1), Done(None)),
-            (1, 8, Set(2), Done(None)),
-            (10, 11, Get, Done(Some(1))),
-        ];
-        assert!(check(&crossed), "of two writes at once either may be the last");
-        let lost = [
-            (0, 1, Set(1), Unknown),
-            (5, 6, Get, Done(None)),
-            (7, 8, Get, Done(Some(1))),
-        ];
-        assert!(
-            check(&lost),
-            "a write of unknown outcome happens long after the client gave up"
-        );
-        assert!(
-            check(&[(0, 1, Set(1), Failed), (2, 3, Get, Done(None))]),
-            "what failed was not done"
-        );
-        let counter = [
-            (0, 5, Incr, Done(Some(2))),
-            (0, 5, Incr, Done(Some(1))),
-            (1, 9, Incr, Done(Some(3))),
-        ];
-        assert!(check(&counter), "a counter");
-        let swaps = [
-            (0, 1, Set(1), Done(None)),
-            (2, 6, Swap { old: 1, new: 2 }, Done(Some(1))),
-            (2, 6, Swap { old: 1, new: 3 }, Done(None)),
-        ];
-        assert!(check(&swaps), "of two swaps one wins");
-    }
-
-    #[test]
-    fn bad_histories_are_found() {
-        assert!(
-            !check(&[(0, 1, Set(1), Done(None)), (2, 3, Get, Done(None))]),
-            "a lost write"
-        );
-        assert!(!check(&[(0, 1, Get, Done(Some(1)))]), "a value out of nowhere");
-        assert!(
-            !check(&[(0, 1, Set(1), Failed), (2, 3, Get, Done(Some(1)))]),
-            "failed, but done"
-        );
-        let stale = [
-            (0, 1, Set(1), Done(None)),
-            (2, 3, Set(2), Done(None)),
-            (4, 5, Get, Done(Some(1))),
-        ];
-        assert!(!check(&stale), "a stale read");
-        let back = [
-            (0, 9, Set(1), Done(None)),
-            (1, 2, Get, Done(Some(1))),
-            (3, 4, Get, Done(None)),
-        ];
-        assert!(!check(&back), "two reads that go back in time");
-        let twice = [
-            (0, 1, Set(7), Unknown),
-            (2, 3, Get, Done(Some(7))),
-            (4, 5, Set(8), Done(None)),
-        ];
-        let again = [&twice[..], &[(6, 7, Get, Done(Some(7)))]].concat();
-        assert!(
-            check(&twice) && !check(&again),
-            "a write of unknown outcome is done once at most"
-        );
-        assert!(
-            !check(&[(0, 1, Incr, Done(Some(1))), (0, 1, Incr, Done(Some(1)))]),
-            "an increment is lost"
-        );
-        assert!(
-            !check(&[(0, 1, Incr, Unknown), (2, 3, Incr, Done(Some(3)))]),
-            "an increment done twice"
-        );
-        let swaps = [
-            (0, 1, Set(1), Done(None)),
-            (2, 6, Swap { old: 1, new: 2 }, Done(Some(1))),
-            (2, 6, Swap { old: 1, new: 3 }, Done(Some(1))),
-        ];
-        assert!(!check(&swaps), "both swaps win");
-    }
-
-    /// Eight clients at once, many operations, many of them lost: good, then bad by one answer.
-    #[test]
-    fn long_histories_are_quick() {
-        let mut operations = vec![];
-        for n in 0..400_u64 {
-            let outcome = if n % 10 == 9 { Unknown } else { Done(Some(n + 1)) };
-            operations.push((n * 10, n * 10 + 75, Incr, outcome));
-        }
-        assert!(check(&operations));
-        operations[300].3 = Done(Some(1));
-        assert!(!check(&operations));
     }
 }

@@ -1,8 +1,8 @@
 //! Clusters of real `raftline serve` processes: they are killed, stopped, cut off from each other and talked
 //! to by strangers, while clients write down what they see.
 //!
-//! `harness` starts and ends processes, `proxy` is the network between them, `client` speaks the line dialect
-//! and `history` judges what was seen. The tests are in the other files.
+//! `harness` starts and ends processes, `proxy` is the network between them, `client` speaks the line
+//! dialect, `history` writes down what was seen and `linearizable` judges it. The tests are in the other files.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -13,6 +13,7 @@
 mod client;
 mod harness;
 mod history;
+mod linearizable;
 mod proxy;
 mod workload;
 

@@ -93,7 +93,7 @@ impl SimFs {
         disk.power_fails_at = Some(disk.operations + n);
     }
 
-    /// The `n`-th write from now on (1 is the next) is an error, and half done.
+    /// The `n`-th write from now on (1 is the next) is an error, and half of its sectors are done.
     pub fn write_fails_at(&self, n: u64) {
         let mut disk = self.disk();
         disk.write_fails_at = Some(disk.writes + n);
@@ -466,7 +466,9 @@ impl File for SimFile {
             disk.writes += 1;
             let fails = disk.write_fails_at == Some(disk.writes);
             let bytes = if fails {
-                bytes.get(..bytes.len() / 2).unwrap_or_default()
+                // Whole sectors, here too.
+                let end = (offset + bytes.len() / 2) / SECTOR_BYTES * SECTOR_BYTES;
+                bytes.get(..end.saturating_sub(offset)).unwrap_or_default()
             } else {
                 bytes
             };

@@ -1,0 +1,112 @@
+//! Runs simulated clusters, one seed after the other, for as long as one likes:
+//!
+//! ```sh
+//! cargo run --release --example simulate -- --seeds 100000                # of 3, 5 and 7 nodes in turn
+//! cargo run --release --example simulate -- --seeds 1000 --nodes 5 --first 4711
+//! ```
+//!
+//! The worlds are those of `tests/simulation`. It ends with the first seed that fails, and says how to see it again.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+
+#[path = "../tests/simulation/checker.rs"]
+mod checker;
+#[path = "../tests/simulation/clients.rs"]
+mod clients;
+#[path = "../tests/simulation/disk.rs"]
+mod disk;
+#[allow(dead_code)] // The other users need more of it.
+#[path = "../tests/cluster/linearizable.rs"]
+mod linearizable;
+#[path = "../tests/simulation/network.rs"]
+mod network;
+#[path = "../tests/simulation/node.rs"]
+mod node;
+#[path = "../tests/simulation/world.rs"]
+mod world;
+
+#[derive(Parser)]
+struct Arguments {
+    /// How many worlds.
+    #[arg(long, default_value_t = 1000)]
+    seeds: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 0)]
+    first: u64,
+    /// How many nodes; 3, 5 and 7 in turn where it is left out.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    nodes: Option<u64>,
+}
+
+#[derive(Default)]
+struct Sum {
+    seeds: u64,
+    simulated_us: u64,
+    done: usize,
+    failed: usize,
+    unknown: usize,
+    entries: u64,
+    terms: u64,
+    undecided: usize,
+}
+
+fn main() -> ExitCode {
+    const TELL_EVERY: Duration = Duration::from_secs(10);
+    let arguments = Arguments::parse();
+    let begin = Instant::now();
+    let (mut sum, mut told) = (Sum::default(), begin);
+    for seed in arguments.first..arguments.first + arguments.seeds {
+        let nodes = arguments.nodes.unwrap_or([3, 5, 7][(seed % 3) as usize]);
+        match world::run_named(seed, nodes, false) {
+            Ok(report) => sum.add(&report),
+            Err(again) => {
+                println!("to see it again: {again}");
+                return ExitCode::FAILURE;
+            }
+        }
+        if told.elapsed() >= TELL_EVERY {
+            told = Instant::now();
+            sum.tell(begin);
+        }
+    }
+    sum.tell(begin);
+    ExitCode::SUCCESS
+}
+
+impl Sum {
+    fn add(&mut self, report: &world::Report) {
+        self.seeds += 1;
+        self.simulated_us += report.simulated_us;
+        self.done += report.done;
+        self.failed += report.failed;
+        self.unknown += report.unknown;
+        self.entries += report.entries;
+        self.terms += report.terms;
+        self.undecided += report.undecided;
+    }
+
+    fn tell(&self, begin: Instant) {
+        let (real, simulated) = (begin.elapsed().as_secs_f64(), self.simulated_us as f64 / 1e6);
+        println!(
+            "{} seeds in {real:.0} s; {:.0} simulated seconds per second; {} requests done, {} failed, {} of unknown \
+             outcome; {} entries, {} terms; {} histories not judged",
+            self.seeds,
+            simulated / real,
+            self.done,
+            self.failed,
+            self.unknown,
+            self.entries,
+            self.terms,
+            self.undecided
+        );
+    }
+}

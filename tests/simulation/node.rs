@@ -1,0 +1,284 @@
+//! One node: a disk and clocks that last, and the process that runs on them for a while.
+//!
+//! A [`Process`] is what `raftline::node::run` is in production: it gathers what has happened, and in each turn tells
+//! the machine all of it and has its effects noted, for the world to carry out.
+
+use bytes::Bytes;
+use raftline::base::rng::Rng;
+use raftline::kv::{Garbage, Store};
+use raftline::node::{Host, Machine, MachineOptions, Now, Submission};
+use raftline::raft::{
+    self, Addresses, Batch, Envelope, Index, Membership, NodeId, Raft, Recovered, Ticks, Window,
+};
+use raftline::transport::CallError;
+
+use crate::disk::{Disk, Done, Job};
+
+/// How the nodes of one world are set up.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub nodes: u64,
+    pub election_timeout_ms: u64,
+    pub request_timeout_ms: u64,
+    pub max_pending: usize,
+    /// Everything is cut into the smallest pieces.
+    pub is_tight: bool,
+}
+
+/// Names a call of another node: who, on which connection, and its number there.
+#[derive(Clone, Copy, Debug)]
+pub struct CallId {
+    pub caller: u64,
+    pub connection: u64,
+    pub sequence: u64,
+}
+
+/// What the machine wants done.
+pub enum Effect {
+    Send(Envelope),
+    Disk(Job),
+    Call {
+        to: u64,
+        sequence: u64,
+        order: Bytes,
+        deadline: Ticks,
+    },
+    Cancel(u64),
+    Answer(CallId, Bytes),
+    StateHash(Index, u64),
+}
+
+/// What happens to a process.
+pub enum Input {
+    Connected(u64),
+    Disconnected { peer: u64, by_peer: bool },
+    Message(Envelope),
+    Call(CallId, Bytes),
+    Answer(u64, Result<Bytes, CallError>),
+    StateHash { from: u64, index: Index, hash: u64 },
+}
+
+/// The effects of one turn, in their order.
+#[derive(Default)]
+pub struct Effects {
+    list: Vec<Effect>,
+    cluster_id: [u8; 16],
+}
+
+impl Host for Effects {
+    type CallId = CallId;
+
+    fn send(&mut self, envelope: Envelope) {
+        self.list.push(Effect::Send(envelope));
+    }
+    fn persist(&mut self, batch: Batch) {
+        self.list.push(Effect::Disk(Job::Persist(batch)));
+    }
+    fn measure_free_space(&mut self) {
+        self.list.push(Effect::Disk(Job::MeasureFreeSpace));
+    }
+    fn discard(&mut self, _: Garbage) {}
+    fn call(&mut self, to: NodeId, sequence: u64, order: Bytes, deadline: Ticks) {
+        let to = to.0;
+        self.list.push(Effect::Call {
+            to,
+            sequence,
+            order,
+            deadline,
+        });
+    }
+    fn cancel(&mut self, sequence: u64) {
+        self.list.push(Effect::Cancel(sequence));
+    }
+    fn answer(&mut self, call: CallId, reply: Bytes) {
+        self.list.push(Effect::Answer(call, reply));
+    }
+    fn tell_state_hash(&mut self, index: Index, hash: u64) {
+        self.list.push(Effect::StateHash(index, hash));
+    }
+    fn adopt_membership(&mut self, _: &Membership) {}
+    fn adopt_cluster_id(&mut self, cluster_id: [u8; 16]) {
+        self.list.push(Effect::Disk(Job::SetClusterId(cluster_id)));
+    }
+    fn mint_cluster_id(&mut self) -> [u8; 16] {
+        self.cluster_id
+    }
+}
+
+pub struct Process {
+    pub machine: Machine<CallId>,
+    effects: Effects,
+    pub done: Vec<Done>,
+    pub inputs: Vec<Input>,
+    pub submissions: Vec<Submission>,
+    /// When the next turn is.
+    pub turn_at: u64,
+    started_us: u64,
+}
+
+/// A node, whether or not a process runs on it.
+pub struct Node {
+    pub id: u64,
+    pub disk: Disk,
+    pub process: Option<Process>,
+    /// How many processes there were.
+    pub boot: u64,
+    /// Its monotonic clock runs so many millionths too fast.
+    drift_ppm: i64,
+    /// So much its wall clock is off.
+    pub wall_offset_ms: i64,
+    /// No turn before this time, and for how long there was none in all.
+    pub paused_until: u64,
+    pub paused_us: u64,
+}
+
+/// The wall clock's time when a world begins.
+const EPOCH_MS: u64 = 1_700_000_000_000;
+
+impl Node {
+    pub fn new(id: u64, rng: &mut Rng) -> Node {
+        let most_ppm = [0, 1000, 100_000][rng.below(3) as usize];
+        Node {
+            id,
+            disk: Disk::new(id, rng),
+            process: None,
+            boot: 0,
+            drift_ppm: rng.below(2 * most_ppm + 1) as i64 - most_ppm as i64,
+            wall_offset_ms: rng.below(2000) as i64 - 1000,
+            paused_until: 0,
+            paused_us: 0,
+        }
+    }
+
+    /// A process starts. `Err`: the disk refused.
+    pub fn start(&mut self, setup: &Setup, now_us: u64, rng: &mut Rng) -> Result<(), String> {
+        let found = self.disk.open(rng)?;
+        self.boot += 1;
+        let recovered = Recovered {
+            hard_state: found.hard_state,
+            membership: membership(setup.nodes),
+            entries: found.entries,
+            ..Recovered::default()
+        };
+        let now = self.now(now_us, now_us);
+        let raft = Raft::new(raft_options(setup, self.id, rng.next_u64()), recovered, now.ticks);
+        let options = MachineOptions {
+            cluster_name: "simulation".into(),
+            incarnation: found.identity.incarnation,
+            request_timeout_ms: setup.request_timeout_ms,
+            max_pending: setup.max_pending,
+            max_memory_bytes: 0,
+            min_free_space_bytes: 16 << 10,
+        };
+        let effects = Effects {
+            list: Vec::new(),
+            cluster_id: u128::from(rng.next_u64()).to_be_bytes(),
+        };
+        self.process = Some(Process {
+            machine: Machine::new(options, raft, Store::new(), now),
+            effects,
+            done: Vec::new(),
+            inputs: Vec::new(),
+            submissions: Vec::new(),
+            turn_at: u64::MAX,
+            started_us: now_us,
+        });
+        Ok(())
+    }
+
+    /// What the process's clocks show.
+    fn now(&self, now_us: u64, started_us: u64) -> Now {
+        let elapsed = now_us - started_us;
+        let drift = elapsed as i64 * self.drift_ppm / 1_000_000;
+        Now {
+            ticks: Ticks(elapsed.saturating_add_signed(drift) / 1000),
+            wall_ms: (EPOCH_MS + now_us / 1000).saturating_add_signed(self.wall_offset_ms),
+        }
+    }
+
+    /// When the process's clock shows that, or a little later.
+    pub fn time_of(&self, ticks: Ticks) -> u64 {
+        let started_us = self.process.as_ref().map_or(0, |process| process.started_us);
+        let local_us = u128::from(ticks.0) * 1000;
+        let us = local_us * 1_000_000 / (1_000_000 + i128::from(self.drift_ppm)) as u128;
+        started_us + u64::try_from(us).unwrap_or(u64::MAX / 2) + 1000
+    }
+
+    /// Tells the machine all that has happened and lets it work once. Whether there is more to do.
+    /// `Err`: the disk has failed, and the process has to end.
+    pub fn turn(&mut self, now_us: u64) -> Result<bool, String> {
+        let started_us = self.process.as_ref().expect("a process").started_us;
+        let now = self.now(now_us, started_us);
+        let process = self.process.as_mut().expect("a process");
+        let Process { machine, effects, .. } = process;
+        machine.tick(now);
+        for done in process.done.drain(..) {
+            match done {
+                Done::Persisted => machine.on_persisted(),
+                Done::FreeSpace(bytes) => machine.on_free_space(bytes),
+                Done::ClusterIdSet => {}
+                Done::Failed(reason) => return Err(reason),
+            }
+        }
+        for input in process.inputs.drain(..) {
+            match input {
+                Input::Connected(peer) => machine.on_connected(NodeId(peer)),
+                Input::Disconnected { peer, by_peer } => machine.on_disconnected(NodeId(peer), by_peer),
+                Input::Message(envelope) => machine.on_message(envelope),
+                Input::Call(call, order) => machine.on_call(call, &order, effects),
+                Input::Answer(sequence, result) => machine.on_answer(sequence, result),
+                Input::StateHash { from, index, hash } => machine.on_state_hash(NodeId(from), index, hash),
+            }
+        }
+        for submission in process.submissions.drain(..) {
+            machine.submit(submission, effects);
+        }
+        Ok(machine.work(effects).expect("an entry that can be read"))
+    }
+
+    /// What the machine wanted done since the last call.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        let process = self.process.as_mut();
+        process.map_or(Vec::new(), |process| std::mem::take(&mut process.effects.list))
+    }
+
+    /// The process stops in order: everything that waits gets its answer.
+    pub fn stop(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.machine.stop(&mut process.effects);
+        }
+    }
+
+    pub fn is_leader(&self) -> bool {
+        self.process
+            .as_ref()
+            .is_some_and(|process| process.machine.is_leader())
+    }
+}
+
+fn membership(nodes: u64) -> Membership {
+    let address = |id| (NodeId(id), Addresses::default());
+    Membership {
+        voters: (1..=nodes).map(NodeId).collect(),
+        addresses: (1..=nodes).map(address).collect(),
+        ..Membership::default()
+    }
+}
+
+fn raft_options(setup: &Setup, id: u64, seed: u64) -> raft::Options {
+    let bytes = |tight, roomy| if setup.is_tight { tight } else { roomy };
+    raft::Options {
+        id: NodeId(id),
+        election_timeout_ms: setup.election_timeout_ms,
+        heartbeat_interval_ms: setup.election_timeout_ms / 10,
+        max_append_bytes: bytes(1, 256 << 10),
+        max_batch_bytes: bytes(300, 4 << 20),
+        window: Window {
+            max_requests: bytes(4, 64),
+            max_bytes: bytes(1000, 16 << 20),
+        },
+        max_uncommitted_bytes: bytes(2000, 64 << 20),
+        max_apply_bytes: bytes(100, 4 << 20),
+        seed,
+    }
+}

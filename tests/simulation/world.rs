@@ -1,0 +1,968 @@
+//! A world: nodes, the network between them, clients and faults, all under one seed and one clock.
+//!
+//! Nothing waits: what is to happen is a queue of events by their time, and time is whatever the next event says.
+//! First there are faults, of a few kinds chosen by the seed; then they stop, and the cluster has to come back to
+//! life and to account for everything that it has told its clients.
+//!
+//! Not simulated yet, because the nodes can't do it yet: snapshots, changes of the membership, wiped and damaged
+//! disks.
+
+use std::collections::BTreeMap;
+
+use raftline::base::rng::Rng;
+use raftline::node::Submission;
+use raftline::raft::{Envelope, Message, RoleName, Term};
+use raftline::transport::CallError;
+
+use crate::checker::{self, Checker};
+use crate::clients::Clients;
+use crate::disk::{Done, End};
+use crate::linearizable::Outcome;
+use crate::network::{Body, Closed, Network, Packet};
+use crate::node::{CallId, Effect, Input, Node, Setup};
+
+const MS: u64 = 1000;
+/// How often is looked for what should have happened and did not.
+const SWEEP_US: u64 = 250 * MS;
+/// A process that ended starts again within this time.
+const RESTART_US: u64 = 3000 * MS;
+
+/// What is to happen.
+enum Event {
+    /// The process has something to do, or may have.
+    Turn {
+        node: u64,
+        boot: u64,
+    },
+    /// The disk is done with the job at hand.
+    Disk {
+        node: u64,
+        boot: u64,
+    },
+    Arrive(Packet),
+    /// A node tries to connect.
+    Dial {
+        from: u64,
+        boot: u64,
+        to: u64,
+    },
+    /// A connection breaks; one of its ends may have closed it.
+    Break {
+        from: u64,
+        to: u64,
+        number: u64,
+        by: Option<u64>,
+    },
+    CallDeadline {
+        from: u64,
+        boot: u64,
+        sequence: u64,
+        connection: u64,
+    },
+    /// A client goes on.
+    Client(usize),
+    Submit {
+        node: u64,
+        boot: u64,
+        submission: Submission,
+    },
+    /// Answers reach a client, or the end of its connection.
+    Collect(usize),
+    Fault,
+    Start(u64),
+    Sweep,
+}
+
+/// What can go wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    CutOneWay,
+    CutBothWays,
+    Isolate,
+    Halves,
+    Heal,
+    Close,
+    PowerFailure,
+    Kill,
+    Stop,
+    Blackout,
+    SlowDisk,
+    FailingDisk,
+    Pause,
+    Jump,
+}
+
+const FAULTS: [Fault; 14] = [
+    Fault::CutOneWay,
+    Fault::CutBothWays,
+    Fault::Isolate,
+    Fault::Halves,
+    Fault::Heal,
+    Fault::Close,
+    Fault::PowerFailure,
+    Fault::Kill,
+    Fault::Stop,
+    Fault::Blackout,
+    Fault::SlowDisk,
+    Fault::FailingDisk,
+    Fault::Pause,
+    Fault::Jump,
+];
+
+/// What came of a world.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    pub simulated_us: u64,
+    pub done: usize,
+    pub failed: usize,
+    pub unknown: usize,
+    pub terms: u64,
+    pub entries: u64,
+    /// Keys whose history is too tangled to be judged.
+    pub undecided: usize,
+    /// Of everything that happened, and when.
+    pub digest: u64,
+}
+
+pub struct World {
+    setup: Setup,
+    now: u64,
+    rng: Rng,
+    queue: BTreeMap<(u64, u64), Event>,
+    scheduled: u64,
+    nodes: BTreeMap<u64, Node>,
+    network: Network,
+    clients: Clients,
+    checker: Checker,
+    faults: Vec<Fault>,
+    fault_pause_us: u64,
+    /// The faults have stopped.
+    is_calm: bool,
+    /// The clients have stopped.
+    is_over: bool,
+    digest: u64,
+    trace: bool,
+    /// What the log last said of each node.
+    roles: BTreeMap<u64, (RoleName, Term)>,
+}
+
+/// Runs one world to its end. `Err`: something does not hold, as was printed; how to see it again.
+pub fn run_named(seed: u64, nodes: u64, trace: bool) -> Result<Report, String> {
+    std::panic::catch_unwind(|| run(seed, nodes, trace))
+        .map_err(|_| format!("SEED={seed} NODES={nodes} cargo test --test simulation (TRACE=1 tells all)"))
+}
+
+/// Runs one world to its end. Panics where something does not hold.
+fn run(seed: u64, nodes: u64, trace: bool) -> Report {
+    let mut world = World::new(seed, nodes, trace);
+    let chaos_us = (4000 + world.rng.below(12_000)) * MS;
+    world.run_until(chaos_us);
+    world.calm_down();
+    world.revive();
+    world.wind_up()
+}
+
+impl World {
+    fn new(seed: u64, nodes: u64, trace: bool) -> World {
+        // Neighbouring seeds would begin alike.
+        let mut rng = Rng::new(Rng::new(seed).next_u64() ^ nodes);
+        let setup = Setup {
+            nodes,
+            election_timeout_ms: [200, 500, 1000][rng.below(3) as usize],
+            request_timeout_ms: [1000, 4000][rng.below(2) as usize],
+            max_pending: [5, 10_000, 10_000][rng.below(3) as usize],
+            is_tight: rng.one_in(3),
+        };
+        let chance = 1 + rng.below(4);
+        let mut faults: Vec<Fault> = FAULTS.into_iter().filter(|_| rng.below(4) < chance).collect();
+        faults.push(Fault::Heal);
+        let list: BTreeMap<u64, Node> = (1..=nodes).map(|id| (id, Node::new(id, &mut rng))).collect();
+        let mut world = World {
+            setup,
+            now: 0,
+            queue: BTreeMap::new(),
+            scheduled: 0,
+            nodes: list,
+            network: Network::new(&mut rng),
+            clients: Clients::new(nodes, &mut rng),
+            checker: Checker::default(),
+            faults,
+            fault_pause_us: [100, 500, 2000][rng.below(3) as usize] * MS,
+            is_calm: false,
+            is_over: false,
+            digest: 0,
+            trace,
+            roles: BTreeMap::new(),
+            rng,
+        };
+        world.say(|world| {
+            format!(
+                "{:?}, {:?}, faults every {} ms or so: {:?}",
+                world.setup,
+                world.network.style,
+                world.fault_pause_us / MS,
+                world.faults
+            )
+        });
+        for id in 1..=nodes {
+            world.set_disk_pace(id, (100, 2 * MS));
+            world.at(0, Event::Start(id));
+        }
+        for n in 0..world.clients.list.len() {
+            world.at(100 * MS, Event::Client(n));
+        }
+        world.at(500 * MS, Event::Fault);
+        world.at(SWEEP_US, Event::Sweep);
+        world
+    }
+
+    fn say(&self, what: impl FnOnce(&World) -> String) {
+        if self.trace {
+            println!("{:>11.3} ms  {}", self.now as f64 / 1000.0, what(self));
+        }
+    }
+
+    fn at(&mut self, time: u64, event: Event) {
+        self.scheduled += 1;
+        self.queue.insert((time.max(self.now), self.scheduled), event);
+    }
+
+    fn after(&mut self, least: u64, most: u64, event: Event) {
+        let time = self.now + least + self.rng.below(1 + most - least);
+        self.at(time, event);
+    }
+
+    fn node(&mut self, id: u64) -> &mut Node {
+        self.nodes.get_mut(&id).expect("a node of this world")
+    }
+
+    /// The number of the process that runs on the node.
+    fn boot(&self, id: u64) -> Option<u64> {
+        let node = &self.nodes[&id];
+        node.process.is_some().then_some(node.boot)
+    }
+
+    fn is_running(&self, id: u64, boot: u64) -> bool {
+        self.boot(id) == Some(boot)
+    }
+
+    fn run_until(&mut self, end: u64) {
+        while let Some(entry) = self.queue.first_entry()
+            && entry.key().0 <= end
+        {
+            let ((time, number), event) = entry.remove_entry();
+            self.now = time;
+            self.digest = (self.digest ^ time ^ (number << 40)).wrapping_mul(0x0100_0000_01b3);
+            self.step(event);
+        }
+        self.now = end;
+    }
+
+    fn step(&mut self, event: Event) {
+        match event {
+            Event::Turn { node, boot } => self.on_turn(node, boot),
+            Event::Disk { node, boot } => self.on_disk(node, boot),
+            Event::Arrive(packet) => self.on_arrive(packet),
+            Event::Dial { from, boot, to } => self.on_dial(from, boot, to),
+            Event::Break { from, to, number, by } => {
+                if self.network.dialed(from, to) == Some(number) {
+                    self.break_connection(from, to, by);
+                }
+            }
+            Event::CallDeadline {
+                from,
+                boot,
+                sequence,
+                connection,
+            } => {
+                if self.is_running(from, boot)
+                    && let Some(written) = self.network.end_call(from, sequence, connection)
+                {
+                    let error = CallError::DeadlineExceeded { written };
+                    self.input(from, Input::Answer(sequence, Err(error)));
+                }
+            }
+            Event::Client(n) => self.on_client(n),
+            Event::Submit {
+                node,
+                boot,
+                submission,
+            } => {
+                if self.is_running(node, boot) {
+                    let process = self.node(node).process.as_mut().expect("it runs");
+                    process.submissions.push(submission);
+                    self.wake_soon(node);
+                }
+            }
+            Event::Collect(n) => self.on_collect(n),
+            Event::Fault => self.on_fault(),
+            Event::Start(id) => self.on_start(id),
+            Event::Sweep => self.on_sweep(),
+        }
+    }
+
+    // --- a node's turns
+
+    fn wake(&mut self, id: u64, time: u64) {
+        let time = time.max(self.now);
+        let node = self.node(id);
+        let boot = node.boot;
+        if let Some(process) = &mut node.process
+            && time < process.turn_at
+        {
+            process.turn_at = time;
+            self.at(time, Event::Turn { node: id, boot });
+        }
+    }
+
+    fn wake_soon(&mut self, id: u64) {
+        let time = self.now + 10 + self.rng.below(100);
+        self.wake(id, time);
+    }
+
+    fn input(&mut self, id: u64, input: Input) {
+        if let Some(process) = &mut self.node(id).process {
+            process.inputs.push(input);
+            self.wake_soon(id);
+        }
+    }
+
+    fn on_turn(&mut self, id: u64, boot: u64) {
+        let now = self.now;
+        let node = self.node(id);
+        let is_due = |node: &Node| {
+            node.process
+                .as_ref()
+                .is_some_and(|process| process.turn_at == now)
+        };
+        if node.boot != boot || !is_due(node) {
+            return;
+        }
+        let paused_until = node.paused_until;
+        node.process.as_mut().expect("it is due").turn_at = u64::MAX;
+        if paused_until > now {
+            return self.wake(id, paused_until);
+        }
+        match node.turn(now) {
+            Ok(more) => {
+                let node = &self.nodes[&id];
+                let committed = self.checker.observe(node);
+                let disks = self.nodes.values().map(|node| node.disk.durable());
+                self.checker.on_committed(committed, disks);
+                let deadline = node.process.as_ref().expect("it had a turn").machine.deadline();
+                let due = node.time_of(deadline);
+                self.say_role(id);
+                self.carry(id);
+                self.tell_clients(id);
+                if more {
+                    self.wake_soon(id);
+                }
+                self.wake(id, due.max(now + 100));
+            }
+            Err(reason) => {
+                self.say(|_| format!("node {id} ends: {reason}"));
+                self.node(id).stop();
+                self.carry(id);
+                self.end(id, End::Killed);
+            }
+        }
+    }
+
+    fn say_role(&mut self, id: u64) {
+        if !self.trace {
+            return;
+        }
+        let Some(process) = &self.nodes[&id].process else {
+            return;
+        };
+        let status = process.machine.raft().status();
+        let (role, term, leader) = (status.role, status.hard_state.term, status.leader);
+        if self.roles.insert(id, (role, term)) != Some((role, term)) {
+            let leader = leader.map_or("nobody".into(), |leader| leader.to_string());
+            self.say(|_| format!("node {id} is {role:?} in term {term} and follows {leader}"));
+        }
+    }
+
+    /// Has the effects of a node's turn done.
+    fn carry(&mut self, id: u64) {
+        for effect in self.node(id).take_effects() {
+            match effect {
+                Effect::Send(envelope) => self.send(envelope),
+                Effect::Disk(job) => {
+                    let (node, rng) = (self.nodes.get_mut(&id).expect("a node"), &mut self.rng);
+                    let boot = node.boot;
+                    if let Some(duration) = node.disk.push(job, rng) {
+                        self.at(self.now + duration, Event::Disk { node: id, boot });
+                    }
+                }
+                Effect::Call {
+                    to,
+                    sequence,
+                    order,
+                    deadline,
+                } => {
+                    let deadline = self.nodes[&id].time_of(deadline);
+                    self.call(id, to, sequence, order, deadline);
+                }
+                Effect::Cancel(sequence) => self.network.cancel(id, sequence),
+                Effect::Answer(call, reply) => {
+                    let CallId {
+                        caller,
+                        connection,
+                        sequence,
+                    } = call;
+                    self.dispatch(id, caller, connection, Body::Answer { sequence, reply });
+                }
+                Effect::StateHash(index, hash) => {
+                    self.checker.on_hash(id, index, hash);
+                    for to in 1..=self.setup.nodes {
+                        if let Some(connection) = self.network.dialed(id, to) {
+                            self.dispatch(id, to, connection, Body::StateHash(index, hash));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn on_disk(&mut self, id: u64, boot: u64) {
+        if !self.is_running(id, boot) {
+            return;
+        }
+        let (node, rng) = (self.nodes.get_mut(&id).expect("a node"), &mut self.rng);
+        let (done, next) = node.disk.finish(rng);
+        if let (Some(duration), false) = (next, matches!(done, Done::Failed(_))) {
+            self.at(self.now + duration, Event::Disk { node: id, boot });
+        }
+        self.node(id).process.as_mut().expect("it runs").done.push(done);
+        self.wake_soon(id);
+    }
+
+    fn set_disk_pace(&mut self, id: u64, latency_us: (u64, u64)) {
+        self.node(id).disk.latency_us = latency_us;
+    }
+
+    // --- the network
+
+    fn send(&mut self, envelope: Envelope) {
+        let (from, to) = (envelope.from.0, envelope.to.0);
+        self.checker.on_send(&envelope, self.nodes[&from].disk.durable());
+        let connection = if envelope.message.is_request() {
+            self.network.dialed(from, to)
+        } else {
+            self.network.dialed(to, from)
+        };
+        if connection.is_none() && self.network.style.is_tcp {
+            return;
+        }
+        self.say_sent(&envelope);
+        let boot = self.nodes[&to].boot;
+        for time in self.network.arrivals(self.now, from, to, &mut self.rng) {
+            let body = Body::Message(envelope.clone());
+            self.at(
+                time,
+                Event::Arrive(Packet {
+                    from,
+                    to,
+                    boot,
+                    connection: connection.unwrap_or(0),
+                    body,
+                }),
+            );
+        }
+    }
+
+    fn say_sent(&self, envelope: &Envelope) {
+        if !matches!(
+            envelope.message,
+            Message::Heartbeat(_) | Message::HeartbeatResponse(_)
+        ) {
+            self.say(|_| describe(envelope));
+        }
+    }
+
+    /// Sends what is lost only with its connection.
+    fn dispatch(&mut self, from: u64, to: u64, connection: u64, body: Body) {
+        let boot = self.nodes[&to].boot;
+        let time = self.now + self.network.delay_us(&mut self.rng);
+        self.at(
+            time,
+            Event::Arrive(Packet {
+                from,
+                to,
+                boot,
+                connection,
+                body,
+            }),
+        );
+    }
+
+    fn call(&mut self, from: u64, to: u64, sequence: u64, order: bytes::Bytes, deadline: u64) {
+        let Some(connection) = self.network.dialed(from, to) else {
+            return self.input(from, Input::Answer(sequence, Err(CallError::NotSent)));
+        };
+        // Now and then the socket takes nothing until the connection ends.
+        let written = !self.rng.one_in(20);
+        self.network.call(from, sequence, connection, written);
+        if written {
+            self.dispatch(from, to, connection, Body::Call { sequence, order });
+        }
+        let boot = self.nodes[&from].boot;
+        let time = deadline + self.rng.below(20 * MS);
+        self.at(
+            time,
+            Event::CallDeadline {
+                from,
+                boot,
+                sequence,
+                connection,
+            },
+        );
+    }
+
+    fn on_arrive(&mut self, packet: Packet) {
+        let Packet {
+            from,
+            to,
+            boot,
+            connection,
+            ..
+        } = packet;
+        let is_message = matches!(packet.body, Body::Message(_));
+        if self.network.is_cut(from, to) {
+            if !is_message {
+                // TCP sends it again.
+                self.after(100 * MS, 300 * MS, Event::Arrive(packet));
+            }
+            return;
+        }
+        let is_free = is_message && !self.network.style.is_tcp;
+        let is_open =
+            [self.network.dialed(from, to), self.network.dialed(to, from)].contains(&Some(connection));
+        if !is_free && (!self.is_running(to, boot) || !(is_open || self.rng.one_in(3))) {
+            return;
+        }
+        let input = match packet.body {
+            Body::Message(envelope) => Input::Message(envelope),
+            Body::Call { sequence, order } => {
+                let call = CallId {
+                    caller: from,
+                    connection,
+                    sequence,
+                };
+                Input::Call(call, order)
+            }
+            Body::Answer { sequence, reply } => {
+                if self.network.end_call(to, sequence, connection).is_none() {
+                    return;
+                }
+                Input::Answer(sequence, Ok(reply))
+            }
+            Body::StateHash(index, hash) => Input::StateHash { from, index, hash },
+        };
+        self.input(to, input);
+    }
+
+    fn on_dial(&mut self, from: u64, boot: u64, to: u64) {
+        if !self.is_running(from, boot) {
+            return;
+        }
+        let connected = self
+            .boot(to)
+            .is_some_and(|other| self.network.dial(from, to, (boot, other)));
+        if connected {
+            self.say(|_| format!("node {from} has connected to {to}"));
+            self.input(from, Input::Connected(to));
+        } else if self.network.dialed(from, to).is_none() {
+            self.after(50 * MS, 300 * MS, Event::Dial { from, boot, to });
+        }
+    }
+
+    /// The connection ends; `by` is the end that closed it, for the other one to see.
+    fn break_connection(&mut self, from: u64, to: u64, by: Option<u64>) {
+        let Some(Closed { boots, calls }) = self.network.close(from, to) else {
+            return;
+        };
+        self.say(|_| format!("the connection of node {from} to {to} ends, closed by {by:?}"));
+        if self.is_running(from, boots.0) {
+            for (sequence, written) in calls {
+                let error = if written {
+                    CallError::Lost
+                } else {
+                    CallError::NotSent
+                };
+                self.input(from, Input::Answer(sequence, Err(error)));
+            }
+            self.input(
+                from,
+                Input::Disconnected {
+                    peer: to,
+                    by_peer: by == Some(to),
+                },
+            );
+            let boot = boots.0;
+            self.after(20 * MS, 300 * MS, Event::Dial { from, boot, to });
+        }
+        if self.is_running(to, boots.1) {
+            self.input(
+                to,
+                Input::Disconnected {
+                    peer: from,
+                    by_peer: by == Some(from),
+                },
+            );
+        }
+    }
+
+    // --- processes
+
+    fn on_start(&mut self, id: u64) {
+        if self.nodes[&id].process.is_some() {
+            return;
+        }
+        let (node, rng) = (self.nodes.get_mut(&id).expect("a node"), &mut self.rng);
+        if let Err(reason) = node.start(&self.setup, self.now, rng) {
+            assert!(!self.is_calm, "node {id} does not start: {reason}");
+            node.disk.abandon(End::Killed, rng);
+            self.say(|_| format!("node {id} does not start: {reason}"));
+            return self.after(100 * MS, RESTART_US, Event::Start(id));
+        }
+        let boot = node.boot;
+        self.say(|world| {
+            let durable = world.nodes[&id].disk.durable();
+            format!(
+                "node {id} starts with term {}, vote {:?}, and a log up to {:?}",
+                durable.hard_state.term,
+                durable.hard_state.vote,
+                durable.log.last()
+            )
+        });
+        for (from, to) in self.network.connected() {
+            if from == id || to == id {
+                self.break_connection(from, to, Some(id));
+            }
+        }
+        for to in (1..=self.setup.nodes).filter(|to| *to != id) {
+            self.after(0, 50 * MS, Event::Dial { from: id, boot, to });
+        }
+        self.wake_soon(id);
+    }
+
+    /// The process on a node is no more.
+    fn end(&mut self, id: u64, end: End) {
+        let (node, rng) = (self.nodes.get_mut(&id).expect("a node"), &mut self.rng);
+        node.process = None;
+        node.disk.abandon(end, rng);
+        self.checker.invariants.stopped(raftline::raft::NodeId(id));
+        self.roles.remove(&id);
+        self.network.forget(id);
+        if end == End::Killed {
+            for (from, to) in self.network.connected() {
+                if let (true, Some(number)) = (from == id || to == id, self.network.dialed(from, to)) {
+                    let by = Some(id);
+                    self.after(50, 2 * MS, Event::Break { from, to, number, by });
+                }
+            }
+        }
+        self.tell_clients(id);
+        self.after(10 * MS, RESTART_US, Event::Start(id));
+    }
+
+    // --- clients
+
+    fn on_client(&mut self, n: usize) {
+        if self.is_over {
+            return;
+        }
+        let (nodes, now) = (self.setup.nodes, self.now);
+        let id = self.clients.choose(n, nodes, &mut self.rng);
+        let Some(boot) = self.boot(id) else {
+            self.clients.leave(n);
+            return self.after(MS, 50 * MS, Event::Client(n));
+        };
+        let submission = self.clients.ask(n, nodes, now, &mut self.rng);
+        let node = &self.nodes[&id];
+        // What is left of a pause is still to come.
+        let paused_us = node
+            .paused_us
+            .saturating_sub(node.paused_until.saturating_sub(now));
+        if let Some(waiting) = &mut self.clients.list[n].waiting {
+            (waiting.boot, waiting.paused_us) = (boot, paused_us);
+        }
+        self.say(|world| {
+            let waiting = world.clients.list[n].waiting.as_ref();
+            format!(
+                "client {n} asks node {id}: {}",
+                waiting.map(|w| w.describe()).unwrap_or_default()
+            )
+        });
+        self.after(
+            50,
+            2 * MS,
+            Event::Submit {
+                node: id,
+                boot,
+                submission,
+            },
+        );
+    }
+
+    /// After something has happened to a node: those who wait for it may have answers.
+    fn tell_clients(&mut self, id: u64) {
+        let boot = self.boot(id);
+        for n in 0..self.clients.list.len() {
+            let Some(waiting) = &self.clients.list[n].waiting else {
+                continue;
+            };
+            if waiting.node == id && (waiting.has_answers() || boot != Some(waiting.boot)) {
+                self.after(50, 2 * MS, Event::Collect(n));
+            }
+        }
+    }
+
+    fn on_collect(&mut self, n: usize) {
+        let Some(waiting) = &self.clients.list[n].waiting else {
+            return;
+        };
+        let alive = self.is_running(waiting.node, waiting.boot);
+        let before = self.clients.history.len();
+        let is_done = self.clients.collect(n, self.now, alive, &mut self.rng);
+        for operation in self.clients.history.iter().skip(before) {
+            self.say(|_| {
+                format!(
+                    "client {n} sees: {:?} {}: {:?}",
+                    operation.action, operation.key, operation.outcome
+                )
+            });
+        }
+        if is_done {
+            // Who had no luck waits, or there would be more requests of unknown outcome than the search for an
+            // order can bear.
+            let is_well = self.clients.list[n].is_well();
+            let pause = self.clients.pause_us.max(if is_well { 0 } else { 300 * MS });
+            self.after(0, pause, Event::Client(n));
+        }
+    }
+
+    // --- what goes wrong
+
+    fn on_fault(&mut self) {
+        if self.is_calm {
+            return;
+        }
+        let pause = self.fault_pause_us;
+        self.after(pause / 4, 2 * pause, Event::Fault);
+        let fault = self.faults[self.rng.below(self.faults.len() as u64) as usize];
+        let leader = self
+            .nodes
+            .values()
+            .find(|node| node.is_leader())
+            .map(|node| node.id);
+        let any = 1 + self.rng.below(self.setup.nodes);
+        let id = leader.filter(|_| self.rng.one_in(2)).unwrap_or(any);
+        let other = 1 + self.rng.below(self.setup.nodes);
+        self.say(|_| format!("FAULT {fault:?}: node {id}, and perhaps {other}"));
+        match fault {
+            Fault::CutOneWay | Fault::CutBothWays | Fault::Isolate | Fault::Halves | Fault::Heal => {
+                self.change_links(fault, id, other);
+            }
+            Fault::Close => {
+                let by = [None, Some(id), Some(other)][self.rng.below(3) as usize];
+                self.break_connection(id, other, by);
+            }
+            Fault::PowerFailure | Fault::Kill | Fault::Stop | Fault::Blackout => self.end_some(fault, id),
+            Fault::SlowDisk => {
+                let most = [2, 50, 500, 3000][self.rng.below(4) as usize] * MS;
+                self.set_disk_pace(id, (100, most));
+            }
+            Fault::FailingDisk => {
+                if self.boot(id).is_some() {
+                    let (node, rng) = (self.nodes.get_mut(&id).expect("a node"), &mut self.rng);
+                    node.disk.fail_soon(rng);
+                }
+                self.node(other).disk.make_room();
+            }
+            Fault::Pause => {
+                let pause = self.rng.below(3000) * MS;
+                let until = self.now + pause;
+                let node = self.node(id);
+                node.paused_us += pause;
+                node.paused_until = node.paused_until.max(until);
+            }
+            Fault::Jump => {
+                let jump = self.rng.below(20_000) as i64 - 10_000;
+                self.node(id).wall_offset_ms += jump;
+            }
+        }
+    }
+
+    fn change_links(&mut self, fault: Fault, id: u64, other: u64) {
+        let all = 1..=self.setup.nodes;
+        match fault {
+            Fault::CutOneWay => self.network.cut(id, other),
+            Fault::CutBothWays => {
+                self.network.cut(id, other);
+                self.network.cut(other, id);
+            }
+            Fault::Isolate => {
+                for peer in all {
+                    self.network.cut(id, peer);
+                    self.network.cut(peer, id);
+                }
+            }
+            Fault::Halves => {
+                let side = self.rng.next_u64();
+                let is_left = |id: u64| side >> id & 1 == 0;
+                for (a, b) in all.clone().flat_map(|a| all.clone().map(move |b| (a, b))) {
+                    if is_left(a) != is_left(b) {
+                        self.network.cut(a, b);
+                    }
+                }
+            }
+            _ => self.network.heal(),
+        }
+    }
+
+    fn end_some(&mut self, fault: Fault, id: u64) {
+        let ids: Vec<u64> = match fault {
+            Fault::Blackout => self.nodes.keys().copied().collect(),
+            _ => vec![id],
+        };
+        let end = match fault {
+            Fault::PowerFailure | Fault::Blackout => End::PowerFailed,
+            _ => End::Killed,
+        };
+        for id in ids {
+            if self.boot(id).is_none() {
+                continue;
+            }
+            if fault == Fault::Stop {
+                self.node(id).stop();
+                self.carry(id);
+            }
+            self.end(id, end);
+        }
+    }
+
+    /// What nobody else would notice: connections that lead nowhere, and answers that do not come.
+    fn on_sweep(&mut self) {
+        self.at(self.now + SWEEP_US, Event::Sweep);
+        let stale = self.network.stale(|id| self.boot(id));
+        for (from, to) in stale {
+            if self.rng.one_in(6) {
+                self.break_connection(from, to, None);
+            }
+        }
+        let timeout_us = self.setup.request_timeout_ms * MS;
+        for client in &self.clients.list {
+            let Some(waiting) = &client.waiting else {
+                continue;
+            };
+            let node = &self.nodes[&waiting.node];
+            let paused = node.paused_us.saturating_sub(waiting.paused_us);
+            let longest = timeout_us * 6 / 5 + 500 * MS + paused;
+            assert!(
+                self.now - waiting.since <= longest,
+                "node {} has not answered for {} ms, and a request may take {}: {}",
+                waiting.node,
+                (self.now - waiting.since) / MS,
+                self.setup.request_timeout_ms,
+                waiting.describe()
+            );
+        }
+    }
+
+    // --- the end
+
+    fn calm_down(&mut self) {
+        self.say(|_| "the faults stop".into());
+        self.is_calm = true;
+        self.network.heal();
+        let style = &mut self.network.style;
+        style.delay_us = (50, 500);
+        (style.late_one_in, style.lost_one_in, style.twice_one_in) = (0, 0, 0);
+        let now = self.now;
+        for id in 1..=self.setup.nodes {
+            self.set_disk_pace(id, (100, MS));
+            let node = self.node(id);
+            node.disk.make_room();
+            node.paused_until = now;
+            self.wake(id, now);
+        }
+    }
+
+    /// Within a bound, every node serves reads and writes.
+    fn revive(&mut self) {
+        self.clients.served_since = self.now;
+        let bound = RESTART_US + (15 * self.setup.election_timeout_ms + self.setup.request_timeout_ms) * MS;
+        let end = self.now + bound;
+        while (self.clients.served.len() as u64) < 2 * self.setup.nodes {
+            assert!(
+                self.now < end,
+                "{} ms after the faults have stopped, only these nodes serve writes (false) and reads (true): {:?}",
+                bound / MS,
+                self.clients.served
+            );
+            self.run_until(self.now + 50 * MS);
+        }
+    }
+
+    /// Every request gets its answer; all nodes end up with the same state; and the history is what one copy of the
+    /// data would have answered.
+    fn wind_up(mut self) -> Report {
+        self.is_over = true;
+        while self.clients.list.iter().any(|client| client.waiting.is_some()) {
+            self.run_until(self.now + 50 * MS);
+        }
+        self.run_until(self.now + 3 * self.setup.election_timeout_ms * MS);
+        let committed = self.checker.invariants.commit_index();
+        for node in self.nodes.values() {
+            let machine = &node.process.as_ref().expect("all nodes run").machine;
+            assert!(
+                machine.applied().0 == committed,
+                "node {} has applied {} of {committed} entries",
+                node.id,
+                machine.applied().0
+            );
+            assert!(
+                machine.is_idle(),
+                "node {} still waits, and nobody asks for anything",
+                node.id
+            );
+        }
+        let mut history = std::mem::take(&mut self.clients.history);
+        let machine = &self.nodes[&1].process.as_ref().expect("all nodes run").machine;
+        let count = |wanted: fn(Outcome) -> bool| history.iter().filter(|o| wanted(o.outcome)).count();
+        let report = Report {
+            simulated_us: self.now,
+            done: count(|outcome| matches!(outcome, Outcome::Done(_))),
+            failed: count(|outcome| outcome == Outcome::Failed),
+            unknown: count(|outcome| outcome == Outcome::Unknown),
+            terms: machine.raft().term().0,
+            entries: committed.0,
+            undecided: 0,
+            digest: self.digest ^ machine.applied().1,
+        };
+        checker::check_log(machine.raft().log(), &mut history);
+        let undecided = checker::check_history(history);
+        Report { undecided, ..report }
+    }
+}
+
+fn describe(envelope: &Envelope) -> String {
+    let (from, to, term) = (envelope.from, envelope.to, envelope.term);
+    let what = match &envelope.message {
+        Message::AppendEntries(append) => format!(
+            "AppendEntries after {}, {} entries, commit {}",
+            append.prev_log,
+            append.entries.len(),
+            append.leader_commit
+        ),
+        Message::AppendEntriesResponse(response) => match response.conflict {
+            None => format!("AppendEntriesResponse: has up to {}", response.last_index),
+            Some(conflict) => format!("AppendEntriesResponse: {conflict:?}"),
+        },
+        other => format!("{other:?}"),
+    };
+    format!("node {from} to {to} in term {term}: {what}")
+}
