@@ -57,7 +57,7 @@ pub struct Disk {
 }
 
 impl Durable {
-    fn of(recovered: &Recovered) -> Durable {
+    fn of(recovered: &Recovered<SimFs>) -> Durable {
         Durable {
             hard_state: recovered.hard_state,
             log: recovered.entries.iter().map(|entry| entry.id).collect(),
@@ -103,7 +103,7 @@ impl Disk {
     }
 
     /// A process opens the data folder. `Err`: the disk refused, which it may while a failure was asked for.
-    pub fn open(&mut self, rng: &mut Rng) -> Result<Recovered, String> {
+    pub fn open(&mut self, rng: &mut Rng) -> Result<Recovered<SimFs>, String> {
         let opened = Storage::open(self.fs.clone(), &self.options, rng.next_u64());
         let (storage, recovered) = opened.map_err(|error| error.to_string())?;
         let found = Durable::of(&recovered);
