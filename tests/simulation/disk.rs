@@ -192,8 +192,11 @@ impl Disk {
         }
     }
 
-    /// There is room again.
-    pub fn make_room(&mut self) {
+    /// Nothing that was asked for fails any more, and there is room again.
+    pub fn mend(&mut self) {
+        const NEVER: u64 = 1 << 40;
+        self.fs.write_fails_at(NEVER);
+        self.fs.sync_fails_at(NEVER);
         self.fs.set_free_space_bytes(None);
     }
 }

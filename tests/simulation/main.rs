@@ -63,17 +63,17 @@ fn run_seeds(nodes: u64, count: u64) {
 
 #[test]
 fn worlds_of_three_nodes() {
-    run_seeds(3, 50);
+    run_seeds(3, 40);
 }
 
 #[test]
 fn worlds_of_five_nodes() {
-    run_seeds(5, 20);
+    run_seeds(5, 16);
 }
 
 #[test]
 fn worlds_of_seven_nodes() {
-    run_seeds(7, 8);
+    run_seeds(7, 6);
 }
 
 #[test]

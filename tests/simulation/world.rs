@@ -780,7 +780,7 @@ impl World {
                     let (node, rng) = (self.nodes.get_mut(&id).expect("a node"), &mut self.rng);
                     node.disk.fail_soon(rng);
                 }
-                self.node(other).disk.make_room();
+                self.node(other).disk.mend();
             }
             Fault::Pause => {
                 let pause = self.rng.below(3000) * MS;
@@ -885,7 +885,7 @@ impl World {
         for id in 1..=self.setup.nodes {
             self.set_disk_pace(id, (100, MS));
             let node = self.node(id);
-            node.disk.make_room();
+            node.disk.mend();
             node.paused_until = now;
             self.wake(id, now);
         }
