@@ -451,12 +451,6 @@ impl<C> Machine<C> {
         }
     }
 
-    /// Hands leadership over, if this node leads and another voter is there to take it. Whether it has worked
-    /// shows in `is_leader`.
-    pub fn hand_over(&mut self) -> bool {
-        self.raft.is_leader() && self.raft.transfer(None).is_ok()
-    }
-
     /// Whether this node leads.
     pub fn is_leader(&self) -> bool {
         self.raft.is_leader()

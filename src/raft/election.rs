@@ -13,7 +13,6 @@ use std::collections::BTreeMap;
 use super::message::{Message, RequestVote, TimeoutNow, VoteResponse};
 use super::node::{Raft, Role};
 use super::quorum::{self, VoteResult};
-use super::ready::Needs;
 use super::types::{HardState, NodeId, Term, Ticks};
 
 /// A server that asks for votes.
@@ -180,8 +179,7 @@ impl Raft {
             round: request.round,
             vote_granted,
         };
-        let envelope = self.envelope(from, request_id, Message::RequestVoteResponse(response));
-        self.durability.send_when_durable(Needs::HardState, envelope);
+        self.send(from, request_id, Message::RequestVoteResponse(response));
     }
 
     pub(super) fn on_vote_response(&mut self, from: NodeId, response: VoteResponse) {
