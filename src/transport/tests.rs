@@ -495,15 +495,7 @@ fn not_sent_is_told_from_lost() {
 fn what_waits_behind_a_stalled_peer_is_not_sent() {
     run(async {
         let (listener, address) = listener().await;
-        let queue_max_bytes = 64_000_000;
-        let mut node = Node::start(
-            Options {
-                queue_max_bytes,
-                ..options(1)
-            },
-            &[(2, &address)],
-        )
-        .await;
+        let mut node = with_deep_queues(&address).await;
         let fake = Fake::accept(&listener, 1_000_000).await;
         node.connected().await;
         for token in 1..=100 {
@@ -585,19 +577,20 @@ fn calls_end_by_deadline_and_by_cancel() {
     });
 }
 
+/// Node 1, which dials node 2 at `address` and has room for many large frames.
+async fn with_deep_queues(address: &str) -> Node {
+    let options = Options {
+        queue_max_bytes: 64_000_000,
+        ..options(1)
+    };
+    Node::start(options, &[(2, address)]).await
+}
+
 #[test]
 fn a_call_that_expires_unwritten_is_never_written() {
     run(async {
         let (listener, address) = listener().await;
-        let queue_max_bytes = 64_000_000;
-        let mut node = Node::start(
-            Options {
-                queue_max_bytes,
-                ..options(1)
-            },
-            &[(2, &address)],
-        )
-        .await;
+        let mut node = with_deep_queues(&address).await;
         let mut fake = Fake::accept(&listener, 1_000_000).await;
         node.connected().await;
         for token in 1..=60 {
@@ -627,15 +620,7 @@ fn a_call_that_expires_unwritten_is_never_written() {
 fn trap_3_27_a_small_frame_overtakes_large_ones() {
     run(async {
         let (listener, address) = listener().await;
-        let queue_max_bytes = 64_000_000;
-        let mut node = Node::start(
-            Options {
-                queue_max_bytes,
-                ..options(1)
-            },
-            &[(2, &address)],
-        )
-        .await;
+        let mut node = with_deep_queues(&address).await;
         let mut fake = Fake::accept(&listener, 1_000_000).await;
         node.connected().await;
         for sequence in 1..=200 {
