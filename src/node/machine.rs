@@ -285,6 +285,7 @@ impl<C> Machine<C> {
             batch,
             committed,
             reads,
+            ..
         } = self.raft.ready();
         let more = !committed.is_empty();
         for envelope in messages {

@@ -244,6 +244,10 @@ fn raft_options(id: u64) -> raft::Options {
         max_uncommitted_bytes: 1 << 26,
         max_apply_bytes: 1 << 20,
         seed: id,
+        promises_lease: false,
+        max_clock_drift_percent: 20,
+        disk_stall_timeout_ms: 2000,
+        max_log_bytes: usize::MAX,
     }
 }
 
@@ -413,6 +417,8 @@ fn answers_that_waited_are_heard_before_timers_run_out() {
                 Message::HeartbeatResponse(HeartbeatResponse {
                     session,
                     read_round: 0,
+                    recovering: false,
+                    promises_lease: false,
                 })
             },
         };

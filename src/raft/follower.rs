@@ -1,7 +1,8 @@
 //! A follower (Raft 5.3): accepts or refuses entries, and learns what is committed.
 
 use super::message::{
-    AppendEntries, AppendEntriesResponse, Conflict, Heartbeat, HeartbeatResponse, Message, ReadIndexResponse,
+    AppendEntries, AppendEntriesResponse, Conflict, Heartbeat, HeartbeatResponse, InstallSnapshotResponse,
+    Message, ReadIndexResponse,
 };
 use super::node::{Raft, Role};
 use super::ready::Needs;
@@ -41,7 +42,18 @@ pub(super) fn refusal(request: &Message) -> Option<Message> {
         Message::Heartbeat(_) => Some(Message::HeartbeatResponse(HeartbeatResponse {
             session: 0,
             read_round: 0,
+            recovering: false,
+            promises_lease: false,
         })),
+        Message::InstallSnapshot(request) => {
+            Some(Message::InstallSnapshotResponse(InstallSnapshotResponse {
+                session: 0,
+                last: request.header.last,
+                next_chunk: 0,
+                complete: false,
+                installed: false,
+            }))
+        }
         Message::ReadIndex(request) => Some(Message::ReadIndexResponse(ReadIndexResponse {
             id: request.id,
             read_index: None,
@@ -62,6 +74,7 @@ fn answer_to(request: &AppendEntries) -> AppendEntriesResponse {
             .map_or(request.prev_log.index, |entry| entry.id.index),
         read_round: request.read_round,
         conflict: None,
+        recovering: false,
     }
 }
 
@@ -161,6 +174,8 @@ impl Raft {
         let response = HeartbeatResponse {
             session: request.session,
             read_round: request.read_round,
+            recovering: false,
+            promises_lease: false,
         };
         self.send(from, request_id, Message::HeartbeatResponse(response));
     }

@@ -57,6 +57,7 @@ impl Membership {
         outgoing: std::collections::BTreeSet::new(),
         learners: std::collections::BTreeSet::new(),
         addresses: std::collections::BTreeMap::new(),
+        incarnations: std::collections::BTreeMap::new(),
     };
 
     /// Whether this server's vote counts.

@@ -4,7 +4,9 @@
 //! An answer says for itself which request it answers, so that answers may come late, twice, in any order
 //! or from an earlier connection and are still understood or dropped (traps 3.8, 3.11, 3.14, 3.15).
 
-use super::types::{Entry, EntryId, Index, NodeId, Term};
+use bytes::Bytes;
+
+use super::types::{Entry, EntryId, Index, NodeId, SnapshotHeader, Term};
 
 /// A message on its way from one server to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +43,10 @@ pub enum Message {
     Heartbeat(Heartbeat),
     /// The answer to `Heartbeat`.
     HeartbeatResponse(HeartbeatResponse),
+    /// InstallSnapshot (Raft figure 13): one chunk of the leader's snapshot.
+    InstallSnapshot(InstallSnapshot),
+    /// The answer to `InstallSnapshot`.
+    InstallSnapshotResponse(InstallSnapshotResponse),
     /// Leadership transfer: "start an election now" (Diss. 3.10).
     TimeoutNow(TimeoutNow),
     /// A follower's question: "from which index on may I answer a read?" (Diss. 6.4).
@@ -103,6 +109,8 @@ pub struct AppendEntriesResponse {
     /// `None`: the log holds everything up to `last_index`, durably. `Some`: the log does not hold
     /// `prev_log`, and this is where it might agree.
     pub conflict: Option<Conflict>,
+    /// As in [`HeartbeatResponse`].
+    pub recovering: bool,
 }
 
 /// Where a follower's log, which does not hold `prev_log`, might agree with the leader's (Raft 5.3, the
@@ -135,6 +143,43 @@ pub struct HeartbeatResponse {
     pub session: u64,
     /// The round of the request.
     pub read_round: u64,
+    /// The follower has lost what it once acknowledged and fetches it anew: it counts for nothing, and what was
+    /// known to match no longer is (trap 3.31).
+    pub recovering: bool,
+    /// The follower will vote for nobody else within an election timeout of this request: the leader may hold a
+    /// lease on its word (Diss. 6.4.1).
+    pub promises_lease: bool,
+}
+
+/// The arguments of `InstallSnapshot`. Chunks are numbered; what a chunk holds is the state machine's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstallSnapshot {
+    /// The leader's session with this follower.
+    pub session: u64,
+    /// What the snapshot says of itself: `lastIncludedIndex`, `lastIncludedTerm`, the membership.
+    pub header: SnapshotHeader,
+    /// The number of the chunk, from 0 on: `offset`.
+    pub chunk: u64,
+    /// The chunk. The core leaves it empty; the driver fills it in from the snapshot's file.
+    pub data: Bytes,
+    /// Whether this is the last chunk. Filled in with `data`.
+    pub done: bool,
+}
+
+/// The answer to `InstallSnapshot`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InstallSnapshotResponse {
+    /// The session of the request.
+    pub session: u64,
+    /// The snapshot's last entry.
+    pub last: EntryId,
+    /// The chunk that the follower wants next: all before it are stored. After a broken connection the transfer goes
+    /// on from here.
+    pub next_chunk: u64,
+    /// The last chunk is stored; what remains is the follower's work.
+    pub complete: bool,
+    /// The follower has everything up to `last`, durably.
+    pub installed: bool,
 }
 
 /// The arguments of `TimeoutNow`.
@@ -168,12 +213,14 @@ impl Message {
             | Message::RequestVote(_)
             | Message::AppendEntries(_)
             | Message::Heartbeat(_)
+            | Message::InstallSnapshot(_)
             | Message::TimeoutNow(_)
             | Message::ReadIndex(_) => true,
             Message::PreVoteResponse(_)
             | Message::RequestVoteResponse(_)
             | Message::AppendEntriesResponse(_)
             | Message::HeartbeatResponse(_)
+            | Message::InstallSnapshotResponse(_)
             | Message::ReadIndexResponse(_) => false,
         }
     }
@@ -189,6 +236,8 @@ impl Message {
             Message::AppendEntriesResponse(_) => "AppendEntriesResponse",
             Message::Heartbeat(_) => "Heartbeat",
             Message::HeartbeatResponse(_) => "HeartbeatResponse",
+            Message::InstallSnapshot(_) => "InstallSnapshot",
+            Message::InstallSnapshotResponse(_) => "InstallSnapshotResponse",
             Message::TimeoutNow(_) => "TimeoutNow",
             Message::ReadIndex(_) => "ReadIndex",
             Message::ReadIndexResponse(_) => "ReadIndexResponse",

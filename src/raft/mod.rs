@@ -36,6 +36,8 @@ mod progress;
 mod quorum;
 mod read;
 mod ready;
+mod reconfigure;
+mod snapshot;
 mod types;
 
 #[cfg(test)]
@@ -43,12 +45,14 @@ mod tests;
 
 pub use log::{CommittedConflict, Log};
 pub use message::{
-    AppendEntries, AppendEntriesResponse, Conflict, Envelope, Heartbeat, HeartbeatResponse, Message,
-    ReadIndex, ReadIndexResponse, RequestVote, TimeoutNow, VoteResponse,
+    AppendEntries, AppendEntriesResponse, Conflict, Envelope, Heartbeat, HeartbeatResponse, InstallSnapshot,
+    InstallSnapshotResponse, Message, ReadIndex, ReadIndexResponse, RequestVote, TimeoutNow, VoteResponse,
 };
 pub use node::{FollowerStatus, Options, ProposeError, Raft, Recovered, RoleName, Status, TransferError};
 pub use progress::Window;
 pub use ready::{ReadReady, Ready};
+pub use reconfigure::{Change, ChangeError};
 pub use types::{
-    Addresses, Batch, Entry, EntryId, HardState, Index, Membership, NodeId, Payload, Term, Ticks,
+    Addresses, Batch, Entry, EntryId, HardState, Index, Membership, NodeId, Payload, SnapshotHeader, Term,
+    Ticks,
 };

@@ -40,6 +40,18 @@ pub struct Options {
     /// The randomness of the timeouts, and of the number from which elections, sessions and questions are
     /// counted: another one with each start, so that no number of the process before is used again.
     pub seed: u64,
+    /// Whether this server promises to vote for nobody else within an election timeout of hearing its leader, so that
+    /// a leader may hold a lease on it (Diss. 6.4.1): it then withholds its vote after a start too, and an election
+    /// never begins early.
+    pub promises_lease: bool,
+    /// By how much one clock may run faster than another: 20 is a fifth. A lease is shorter by so much.
+    pub max_clock_drift_percent: u64,
+    /// A write to the disk that takes so long makes a leader step down, and this server does not campaign until it is
+    /// done (trap 3.28). Milliseconds; 0: never.
+    pub disk_stall_timeout_ms: u64,
+    /// The log in memory beyond which a leader refuses proposals and a follower takes no entries, in bytes: room for
+    /// snapshots that take long, and no more.
+    pub max_log_bytes: usize,
 }
 
 /// What a server starts from.
@@ -51,6 +63,11 @@ pub struct Recovered {
     pub snapshot: EntryId,
     /// The membership at the snapshot; of the bootstrap, without one.
     pub membership: Membership,
+    /// The index of the entry that brought it; 0 for that of the bootstrap.
+    pub membership_index: Index,
+    /// What this server acknowledged before may be lost: it neither votes nor counts until it has fetched everything
+    /// anew (trap 3.31).
+    pub recovering: bool,
     /// The entries after the snapshot.
     pub entries: Vec<Entry>,
 }
@@ -114,7 +131,7 @@ impl Raft {
     /// # Panics
     /// If the recovered entries do not follow the snapshot: recovery has checked them.
     pub fn new(options: Options, recovered: Recovered, now: Ticks) -> Raft {
-        let mut memberships = Memberships::new(recovered.snapshot.index, recovered.membership);
+        let mut memberships = Memberships::new(recovered.membership_index, recovered.membership);
         for entry in &recovered.entries {
             if let Payload::Membership(membership) = &entry.payload {
                 memberships.append(entry.id.index, membership.clone());
@@ -195,6 +212,7 @@ impl Raft {
             Message::AppendEntriesResponse(response) => self.on_append_entries_response(from, response),
             Message::Heartbeat(request) => self.on_heartbeat(from, request_id, request),
             Message::HeartbeatResponse(response) => self.on_heartbeat_response(from, response),
+            Message::InstallSnapshot(_) | Message::InstallSnapshotResponse(_) => {}
             Message::TimeoutNow(request) => self.on_timeout_now(from, request),
             Message::ReadIndex(request) => self.on_read_index(from, request_id, request),
             Message::ReadIndexResponse(response) => self.on_read_index_response(from, response),
@@ -306,6 +324,8 @@ impl Raft {
             messages: self.durability.take_messages(),
             committed,
             reads: std::mem::take(&mut self.ready_reads),
+            chunks_to_send: Vec::new(),
+            chunks_to_store: Vec::new(),
         }
     }
 

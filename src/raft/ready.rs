@@ -24,6 +24,12 @@ pub struct Ready {
     pub committed: Vec<Entry>,
     /// Reads that are confirmed.
     pub reads: Vec<ReadReady>,
+    /// InstallSnapshot without its chunk: to be filled in from the file of the snapshot that it names, and sent. One
+    /// with a chunk past the end is dropped. May be lost.
+    pub chunks_to_send: Vec<Envelope>,
+    /// InstallSnapshot that came from the leader, to be stored and answered with
+    /// [`Raft::chunk_stored`](super::Raft::chunk_stored). May be lost.
+    pub chunks_to_store: Vec<Envelope>,
 }
 
 /// Reads that may be answered once `read_index` is applied.
@@ -38,7 +44,12 @@ pub struct ReadReady {
 impl Ready {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.messages.is_empty() && self.batch.is_none() && self.committed.is_empty() && self.reads.is_empty()
+        self.messages.is_empty()
+            && self.batch.is_none()
+            && self.committed.is_empty()
+            && self.reads.is_empty()
+            && self.chunks_to_send.is_empty()
+            && self.chunks_to_store.is_empty()
     }
 }
 
@@ -144,6 +155,7 @@ impl Durability {
             return None;
         }
         let batch = Batch {
+            install: None,
             hard_state: (self.hard_now > self.hard_handed).then_some(hard_state),
             entries: log.slice(self.log_handed.next(), log.last().index, max_bytes),
         };
@@ -190,6 +202,8 @@ mod tests {
         let message = Message::HeartbeatResponse(HeartbeatResponse {
             session: n,
             read_round: 0,
+            recovering: false,
+            promises_lease: false,
         });
         Envelope {
             from: NodeId(1),

@@ -66,6 +66,9 @@ pub struct Membership {
     pub learners: BTreeSet<NodeId>,
     /// Where each server of the three sets is found.
     pub addresses: BTreeMap<NodeId, Addresses>,
+    /// The data folder of each server, by the random number that was made with it, once it is known. A server
+    /// that comes with another one was wiped, and has forgotten its votes and its log (Diss. 3.8, trap 3.37).
+    pub incarnations: BTreeMap<NodeId, u64>,
 }
 
 /// Where a server listens.
@@ -75,6 +78,17 @@ pub struct Addresses {
     pub peer: String,
     /// `host:port` for clients.
     pub client: String,
+}
+
+/// What a snapshot says of itself, before the state (Raft figure 13).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotHeader {
+    /// The last entry that the snapshot covers; index and term at least 1.
+    pub last: EntryId,
+    /// The latest committed membership up to there (trap 3.41).
+    pub membership: Membership,
+    /// The index of the entry that brought it; 0 when there was none.
+    pub membership_index: Index,
 }
 
 /// What a server must not forget over a restart, beside its log (Raft figure 2, "persistent state").
@@ -89,6 +103,9 @@ pub struct HardState {
 /// One write to the disk, all of it durable or none of it acknowledged.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
+    /// The snapshot up to this entry, which came from the leader and is durable as a file, takes the place of the
+    /// log up to there, and of all of the log if that does not hold this entry. Done before the rest.
+    pub install: Option<EntryId>,
     /// Term and vote, where they changed. Written before the entries (trap 3.33).
     pub hard_state: Option<HardState>,
     /// Consecutive entries. The first one may have an index that the log already holds: it and all after
@@ -116,7 +133,7 @@ impl Entry {
 impl Batch {
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
-        self.hard_state.is_none() && self.entries.is_empty()
+        self.install.is_none() && self.hard_state.is_none() && self.entries.is_empty()
     }
 }
 

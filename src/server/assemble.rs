@@ -162,6 +162,12 @@ fn raft_options(config: &Config) -> raft::Options {
         max_uncommitted_bytes: UNCOMMITTED_MAX_BYTES,
         max_apply_bytes: APPLY_MAX_BYTES,
         seed: 0,
+        promises_lease: false,
+        max_clock_drift_percent: 20,
+        disk_stall_timeout_ms: to_ms(config.raft.disk_stall_timeout),
+        max_log_bytes: to_usize(config.storage.snapshot_log_bytes)
+            .saturating_mul(4)
+            .max(UNCOMMITTED_MAX_BYTES),
     }
 }
 

@@ -43,7 +43,11 @@ pub(super) fn in_term(term: u64, entries: Vec<Entry>) -> Batch {
         term: Term(term),
         vote: None,
     });
-    Batch { hard_state, entries }
+    Batch {
+        hard_state,
+        entries,
+        ..Batch::default()
+    }
 }
 
 /// What a log should say: the naive twin of the whole module.
@@ -91,6 +95,7 @@ impl Model {
         Batch {
             hard_state: changed.then_some(hard_state),
             entries,
+            ..Batch::default()
         }
     }
 }
@@ -420,8 +425,8 @@ fn trap_3_33_the_term_is_durable_before_an_entry_of_it() {
     let (fs, _) = small_log();
     let (mut storage, _) = open(&fs).unwrap();
     let too_early = Batch {
-        hard_state: None,
         entries: vec![entry(6, 5, 10)],
+        ..Batch::default()
     };
     assert!(matches!(
         storage.persist(&too_early),
@@ -434,7 +439,7 @@ fn trap_3_33_the_term_is_durable_before_an_entry_of_it() {
             term: Term(term),
             vote: Some(NodeId(id)),
         }),
-        entries: Vec::new(),
+        ..Batch::default()
     };
     storage.persist(&vote(5, 1)).unwrap();
     for wrong in [

@@ -135,6 +135,7 @@ impl Model {
         Batch {
             hard_state: changed.then_some(hard_state),
             entries,
+            ..Batch::default()
         }
     }
 }

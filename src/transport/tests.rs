@@ -295,6 +295,8 @@ fn two_nodes_exchange_all_kinds() {
             let answer = HeartbeatResponse {
                 session: 1,
                 read_round: 3,
+                recovering: false,
+                promises_lease: false,
             };
             let answer = envelope(2, 1, request.request_id, Message::HeartbeatResponse(answer));
             assert!(b.transport.send(answer.clone()));

@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use prost::Message;
 
 use super::proto::disk as proto;
+pub use crate::raft::SnapshotHeader;
 use crate::raft::{Addresses, Entry, EntryId, HardState, Index, Membership, NodeId, Payload, Term};
 
 /// Bytes that are not what they should be, and why.
@@ -27,17 +28,6 @@ impl Malformed {
             reason: reason.into(),
         }
     }
-}
-
-/// What a snapshot says of itself, before the state (Raft figure 13).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SnapshotHeader {
-    /// The last entry that the snapshot covers; index and term at least 1.
-    pub last: EntryId,
-    /// The latest committed membership up to there (trap 3.41).
-    pub membership: Membership,
-    /// The index of the entry that brought it; 0 when there was none.
-    pub membership_index: Index,
 }
 
 /// Appends the entry's encoding to `out`.
@@ -77,13 +67,7 @@ pub fn decode_hard_state(bytes: Bytes) -> Result<HardState, Malformed> {
 
 /// Appends the header's encoding to `out`.
 pub fn encode_snapshot_header(header: &SnapshotHeader, out: &mut BytesMut) {
-    let message = proto::SnapshotHeader {
-        last_included_term: header.last.term.0,
-        last_included_index: header.last.index.0,
-        membership: Some(membership_to_proto(&header.membership)),
-        membership_index: header.membership_index.0,
-    };
-    encode(&message, out);
+    encode(&snapshot_header_to_proto(header), out);
 }
 
 /// Reads what [`encode_snapshot_header`] wrote.
@@ -93,6 +77,21 @@ pub fn encode_snapshot_header(header: &SnapshotHeader, out: &mut BytesMut) {
 pub fn decode_snapshot_header(bytes: Bytes) -> Result<SnapshotHeader, Malformed> {
     let message = proto::SnapshotHeader::decode(bytes)
         .map_err(|e| Malformed::new(format!("header of a snapshot: {e}")))?;
+    snapshot_header_from_proto(message)
+}
+
+pub(in crate::wire) fn snapshot_header_to_proto(header: &SnapshotHeader) -> proto::SnapshotHeader {
+    proto::SnapshotHeader {
+        last_included_term: header.last.term.0,
+        last_included_index: header.last.index.0,
+        membership: Some(membership_to_proto(&header.membership)),
+        membership_index: header.membership_index.0,
+    }
+}
+
+pub(in crate::wire) fn snapshot_header_from_proto(
+    message: proto::SnapshotHeader,
+) -> Result<SnapshotHeader, Malformed> {
     let last = EntryId {
         term: Term(message.last_included_term),
         index: Index(message.last_included_index),
@@ -174,14 +173,18 @@ fn membership_to_proto(membership: &Membership) -> proto::Membership {
                 id: id.0,
                 peer: addresses.peer.clone(),
                 client: addresses.client.clone(),
+                incarnation: membership.incarnations.get(id).copied().unwrap_or(0),
             })
             .collect(),
     }
 }
 
 fn membership_from_proto(message: proto::Membership) -> Result<Membership, Malformed> {
-    let mut addresses = BTreeMap::new();
+    let (mut addresses, mut incarnations) = (BTreeMap::new(), BTreeMap::new());
     for server in message.servers {
+        if server.incarnation != 0 {
+            incarnations.insert(NodeId(server.id), server.incarnation);
+        }
         let at = Addresses {
             peer: server.peer,
             client: server.client,
@@ -198,6 +201,7 @@ fn membership_from_proto(message: proto::Membership) -> Result<Membership, Malfo
         outgoing: node_ids(&message.outgoing)?,
         learners: node_ids(&message.learners)?,
         addresses,
+        incarnations,
     })
 }
 
@@ -242,6 +246,7 @@ mod tests {
             outgoing: [NodeId(3)].into(),
             learners: [NodeId(4)].into(),
             addresses: (1..=4).map(|n| (NodeId(n), at(n))).collect(),
+            incarnations: [(NodeId(1), u64::MAX), (NodeId(4), 7)].into(),
         }
     }
 

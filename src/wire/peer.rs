@@ -14,18 +14,18 @@
 //! [`Entry`] of about 110. Entries that no log can hold may be as short as 2 bytes; they take some 60 times
 //! the frame's length until [`decode`] refuses them.
 //!
-//! Missing: chunks of snapshots; frames are of protocol version 1 only.
+//! Missing: frames are of protocol version 1 only.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message as _;
 
-use super::disk::{entry_from_proto, entry_to_proto};
+use super::disk::{entry_from_proto, entry_to_proto, snapshot_header_from_proto, snapshot_header_to_proto};
 use super::proto::peer as proto;
 use super::proto::peer::frame::Kind;
 use super::proto::peer::raft::Message as Raft;
 use crate::raft::{
-    AppendEntries, AppendEntriesResponse, Conflict, Heartbeat, HeartbeatResponse, Message, ReadIndex,
-    ReadIndexResponse, RequestVote, TimeoutNow, VoteResponse,
+    AppendEntries, AppendEntriesResponse, Conflict, Heartbeat, HeartbeatResponse, InstallSnapshot,
+    InstallSnapshotResponse, Message, ReadIndex, ReadIndexResponse, RequestVote, TimeoutNow, VoteResponse,
 };
 use crate::raft::{Entry, EntryId, Index, NodeId, Term};
 
@@ -298,7 +298,26 @@ fn message_to_proto(message: &Message) -> Raft {
         Message::HeartbeatResponse(beat) => Raft::HeartbeatResponse(proto::HeartbeatResponse {
             session: beat.session,
             read_round: beat.read_round,
+            recovering: beat.recovering,
+            promises_lease: beat.promises_lease,
         }),
+        Message::InstallSnapshot(install) => Raft::InstallSnapshot(proto::InstallSnapshot {
+            session: install.session,
+            header: Some(snapshot_header_to_proto(&install.header)),
+            chunk: install.chunk,
+            data: install.data.clone(),
+            done: install.done,
+        }),
+        Message::InstallSnapshotResponse(response) => {
+            Raft::InstallSnapshotResponse(proto::InstallSnapshotResponse {
+                session: response.session,
+                last_included_index: response.last.index.0,
+                last_included_term: response.last.term.0,
+                next_chunk: response.next_chunk,
+                complete: response.complete,
+                installed: response.installed,
+            })
+        }
         Message::TimeoutNow(now) => Raft::TimeoutNow(proto::TimeoutNow {
             last_log_index: now.last_log.index.0,
             last_log_term: now.last_log.term.0,
@@ -351,6 +370,7 @@ fn append_entries_response_to_proto(response: &AppendEntriesResponse) -> proto::
             first_index: conflict.first_index.0,
             last_index: conflict.last_index.0,
         }),
+        recovering: response.recovering,
     }
 }
 
@@ -450,7 +470,21 @@ fn raft_from_proto(raft: proto::Raft) -> Result<Frame, BadFrame> {
         Raft::HeartbeatResponse(beat) => Message::HeartbeatResponse(HeartbeatResponse {
             session: beat.session,
             read_round: beat.read_round,
+            recovering: beat.recovering,
+            promises_lease: beat.promises_lease,
         }),
+        Raft::InstallSnapshot(install) => {
+            Message::InstallSnapshot(install_snapshot_from_proto(install, term)?)
+        }
+        Raft::InstallSnapshotResponse(response) => {
+            Message::InstallSnapshotResponse(InstallSnapshotResponse {
+                session: response.session,
+                last: entry_id_from_proto(response.last_included_term, response.last_included_index, term)?,
+                next_chunk: response.next_chunk,
+                complete: response.complete,
+                installed: response.installed,
+            })
+        }
         Raft::TimeoutNow(now) => Message::TimeoutNow(TimeoutNow {
             last_log: entry_id_from_proto(now.last_log_term, now.last_log_index, term)?,
         }),
@@ -463,7 +497,11 @@ fn raft_from_proto(raft: proto::Raft) -> Result<Frame, BadFrame> {
     // Only an elected leader, or a candidate past its first election, says these (Raft 5.1).
     let needs_term = matches!(
         message,
-        Message::RequestVote(_) | Message::AppendEntries(_) | Message::Heartbeat(_) | Message::TimeoutNow(_)
+        Message::RequestVote(_)
+            | Message::AppendEntries(_)
+            | Message::Heartbeat(_)
+            | Message::InstallSnapshot(_)
+            | Message::TimeoutNow(_)
     );
     if needs_term && term == Term(0) {
         return Err(bad(format!("{} in term 0", message.name())));
@@ -556,6 +594,28 @@ fn append_entries_response_from_proto(
         last_index: Index(last),
         read_round: response.read_round,
         conflict,
+        recovering: response.recovering,
+    })
+}
+
+fn install_snapshot_from_proto(
+    install: proto::InstallSnapshot,
+    term: Term,
+) -> Result<InstallSnapshot, BadFrame> {
+    let header = install.header.ok_or_else(|| bad("a chunk of no snapshot"))?;
+    let header = snapshot_header_from_proto(header).map_err(|error| bad(error.reason))?;
+    if header.last.term > term {
+        return Err(bad(format!(
+            "a snapshot up to entry {} in a message of term {term}",
+            header.last
+        )));
+    }
+    Ok(InstallSnapshot {
+        session: install.session,
+        header,
+        chunk: install.chunk,
+        data: install.data,
+        done: install.done,
     })
 }
 
@@ -565,7 +625,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::raft::{Addresses, Membership, Payload};
+    use crate::raft::{Addresses, Membership, Payload, SnapshotHeader};
 
     fn term() -> impl Strategy<Value = Term> {
         (1_u64..1 << 40).prop_map(Term)
@@ -653,9 +713,29 @@ mod tests {
                     prev_log_index: Index(prev),
                     last_index: Index(prev + more),
                     read_round,
+                    recovering: conflict.is_some() && session % 2 == 0,
                     conflict,
                 }
             })
+    }
+
+    fn install_snapshot(term: Term) -> impl Strategy<Value = InstallSnapshot> {
+        (1..=term.0, 1_u64..1 << 50, any::<u64>(), vec(any::<u8>(), 0..300)).prop_map(
+            move |(last_term, index, session, data)| InstallSnapshot {
+                session,
+                header: SnapshotHeader {
+                    last: EntryId {
+                        term: Term(last_term),
+                        index: Index(index),
+                    },
+                    membership: Membership::default(),
+                    membership_index: Index(index / 2),
+                },
+                chunk: session / 3,
+                done: data.len() % 2 == 0,
+                data: data.into(),
+            },
+        )
     }
 
     fn message(term: Term) -> impl Strategy<Value = Message> {
@@ -688,7 +768,22 @@ mod tests {
                 })
             }),
             numbers().prop_map(|(session, read_round, _)| {
-                Message::HeartbeatResponse(HeartbeatResponse { session, read_round })
+                Message::HeartbeatResponse(HeartbeatResponse {
+                    session,
+                    read_round,
+                    recovering: session % 2 == 0,
+                    promises_lease: session % 3 == 0,
+                })
+            }),
+            install_snapshot(term).prop_map(Message::InstallSnapshot),
+            (entry_id(term), any::<u64>(), any::<u64>()).prop_map(|(last, session, next_chunk)| {
+                Message::InstallSnapshotResponse(InstallSnapshotResponse {
+                    session,
+                    last,
+                    next_chunk,
+                    complete: session % 2 == 0,
+                    installed: session % 3 == 0,
+                })
             }),
             entry_id(term).prop_map(|last_log| Message::TimeoutNow(TimeoutNow { last_log })),
             any::<u64>().prop_map(|id| Message::ReadIndex(ReadIndex { id })),
@@ -954,6 +1049,7 @@ mod tests {
             prev_log_index: Index(7),
             last_index: Index(9),
             read_round: 0,
+            recovering: false,
             conflict: None,
         };
         let conflict = Conflict {

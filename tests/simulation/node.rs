@@ -280,5 +280,9 @@ fn raft_options(setup: &Setup, id: u64, seed: u64) -> raft::Options {
         max_uncommitted_bytes: bytes(2000, 64 << 20),
         max_apply_bytes: bytes(100, 4 << 20),
         seed,
+        promises_lease: false,
+        max_clock_drift_percent: 20,
+        disk_stall_timeout_ms: 2000,
+        max_log_bytes: usize::MAX,
     }
 }

@@ -69,6 +69,14 @@ pub fn describe(envelope: &Envelope) -> String {
         },
         Message::Heartbeat(heartbeat) => format!("commit {}", heartbeat.leader_commit),
         Message::HeartbeatResponse(_) | Message::ReadIndex(_) => String::new(),
+        Message::InstallSnapshot(install) => {
+            format!("up to {}, chunk {}", install.header.last, install.chunk)
+        }
+        Message::InstallSnapshotResponse(answer) => match (answer.installed, answer.complete) {
+            (true, _) => format!("installed up to {}", answer.last),
+            (false, true) => format!("complete up to {}", answer.last),
+            (false, false) => format!("up to {}, wants chunk {}", answer.last, answer.next_chunk),
+        },
         Message::TimeoutNow(timeout) => format!("last {}", timeout.last_log),
         Message::ReadIndexResponse(answer) => match answer.read_index {
             None => "does not lead".to_string(),

@@ -472,7 +472,7 @@ fn trap_3_20_a_purged_log_and_an_unknown_follower() {
         },
         snapshot: id(10, 2),
         membership: membership(3),
-        entries: Vec::new(),
+        ..Recovered::default()
     };
     let empty = Recovered {
         membership: membership(3),

@@ -97,6 +97,10 @@ pub fn options(id: u64, seed: u64) -> Options {
         max_uncommitted_bytes: 4000,
         max_apply_bytes: 100,
         seed,
+        promises_lease: false,
+        max_clock_drift_percent: 20,
+        disk_stall_timeout_ms: 2000,
+        max_log_bytes: usize::MAX,
     }
 }
 
@@ -366,6 +370,7 @@ impl World {
             snapshot: EntryId::default(),
             membership,
             entries: server.disk.entries.clone(),
+            ..Recovered::default()
         };
         server.raft = Some(Raft::new(options, recovered, server.clock));
         self.work(id);
