@@ -11,7 +11,8 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::host::{Host, Now};
+use super::clock::Clock;
+use super::host::Host;
 use super::machine::{self, Machine, UnreadableEntry};
 use super::persist::{Disk, Done};
 use super::request::{Answer, Outcome, Submission};
@@ -99,9 +100,7 @@ pub async fn run(
     options.raft.seed = random_u64()?;
     options.transport.cluster_id = identity.cluster_id;
     options.transport.incarnation = identity.incarnation;
-    let clock = Clock {
-        origin: Instant::now(),
-    };
+    let clock = Clock::start();
     let recovered = raft::Recovered {
         hard_state: recovered.hard_state,
         membership: options.membership,
@@ -193,26 +192,6 @@ fn peer_addresses(membership: &Membership) -> BTreeMap<NodeId, String> {
         .iter()
         .map(|(id, addresses)| (*id, addresses.peer.clone()))
         .collect()
-}
-
-/// The driver's time.
-#[derive(Clone, Copy, Debug)]
-struct Clock {
-    origin: Instant,
-}
-
-impl Clock {
-    fn now(&self) -> Now {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now {
-            ticks: Ticks(self.origin.elapsed().as_millis() as u64),
-            wall_ms: wall.as_millis() as u64,
-        }
-    }
-
-    fn instant(&self, ticks: Ticks) -> Instant {
-        self.origin + Duration::from_millis(ticks.0)
-    }
 }
 
 /// What the machine has done for it.

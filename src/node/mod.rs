@@ -7,6 +7,7 @@
 //!
 //! Not here yet: snapshots, changes of the membership, stepping down when the disk stalls.
 
+mod clock;
 mod driver;
 mod forward;
 mod hashes;

@@ -102,6 +102,7 @@ impl Raft {
             Role::Candidate(_) => self.become_follower(self.hard_state.term, Some(from)),
         }
         self.restart_election_timer();
+        self.renew_promise(from);
         true
     }
 
@@ -175,7 +176,7 @@ impl Raft {
             session: request.session,
             read_round: request.read_round,
             recovering: false,
-            promises_lease: false,
+            promises_lease: self.options.promises_lease,
         };
         self.send(from, request_id, Message::HeartbeatResponse(response));
     }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::lease::Lease;
 use super::message::{
     AppendEntries, AppendEntriesResponse, Heartbeat, HeartbeatResponse, Message, TimeoutNow,
 };
@@ -27,6 +28,8 @@ pub(super) struct Leader {
     pub uncommitted_bytes: usize,
     /// ReadIndex.
     pub rounds: Rounds,
+    /// What lets it read without asking.
+    pub lease: Lease,
     /// The hand-over under way.
     pub transfer: Option<Transfer>,
 }
@@ -68,6 +71,7 @@ impl Raft {
             quorum_check_due: now.after(self.options.election_timeout_ms),
             uncommitted_bytes,
             rounds: Rounds::starting_after(self.next_number()),
+            lease: Lease::default(),
             transfer: None,
         });
         tracing::info!(term = %self.hard_state.term, last_index = %self.log.last().index, "became leader");
@@ -103,12 +107,13 @@ impl Raft {
 
     pub(super) fn tick_leader(&mut self) {
         self.check_quorum();
+        self.check_disk();
         self.abandon_overdue_transfer();
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
         if leader.heartbeat_due <= self.now {
-            leader.rounds.start_next();
+            leader.start_round(self.now);
             self.probe_the_silent();
             self.broadcast_heartbeat();
         }
@@ -132,6 +137,20 @@ impl Raft {
         } else {
             leader.quorum_check_due = heard.after(timeout_ms);
         }
+    }
+
+    /// A leader whose disk finishes nothing goes: it could commit without itself and never learn that its disk is gone
+    /// (Diss. 10.2.1, trap 3.28). Who has all of its log may begin at once.
+    fn check_disk(&mut self) {
+        if !matches!(self.role, Role::Leader(_)) || !self.is_disk_stalled() {
+            return;
+        }
+        let timeout_ms = self.options.disk_stall_timeout_ms;
+        tracing::error!(term = %self.hard_state.term, timeout_ms, "the disk finishes nothing; stepping down");
+        if self.transfer(None).is_ok() {
+            self.continue_transfer();
+        }
+        self.become_follower(self.hard_state.term, None);
     }
 
     /// A request that stays without answer was lost: send it again (Raft 5.3, "retries indefinitely").
@@ -290,6 +309,7 @@ impl Raft {
     pub(super) fn on_heartbeat_response(&mut self, from: NodeId, response: HeartbeatResponse) {
         if let Some(progress) = self.answering(from, response.session) {
             progress.read_round = progress.read_round.max(response.read_round);
+            progress.promises_lease = response.promises_lease;
             self.confirm_reads();
         }
     }
@@ -381,6 +401,7 @@ impl Raft {
             .is_some_and(|progress| progress.match_index == last_log.index)
         {
             transfer.is_sent = true;
+            leader.lease.revoke();
             let envelope = self.envelope(target, 0, Message::TimeoutNow(TimeoutNow { last_log }));
             self.durability.send(envelope);
         }
@@ -408,6 +429,12 @@ impl Leader {
         self.progress
             .get(&peer)
             .map_or(Index(0), |progress| progress.match_index)
+    }
+
+    /// Begins a round of reads.
+    pub(super) fn start_round(&mut self, now: Ticks) {
+        self.rounds.start_next();
+        self.lease.round_started(self.rounds.latest(), now);
     }
 
     pub(super) fn confirmed_round(&self, peer: NodeId) -> u64 {

@@ -28,6 +28,7 @@ mod election;
 mod follower;
 pub mod invariants;
 mod leader;
+mod lease;
 mod log;
 mod membership;
 mod message;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::election::Candidate;
 use super::follower::Follower;
 use super::leader::Leader;
+use super::lease::Promise;
 use super::log::Log;
 use super::membership::Memberships;
 use super::message::{Envelope, Message};
@@ -121,6 +122,10 @@ pub struct Raft {
     pub(super) durability: Durability,
     pub(super) reads: Reads,
     pub(super) ready_reads: Vec<ReadReady>,
+    /// Not to vote for others while a leader may hold a lease.
+    pub(super) promise: Promise,
+    /// Since when the disk works on the batch that it was given.
+    pub(super) disk_busy_since: Option<Ticks>,
     /// Elections, sessions and questions are numbered; no number is used twice, also over restarts.
     pub(super) numbers: u64,
 }
@@ -152,6 +157,11 @@ impl Raft {
             role: Role::Follower(Follower::default()),
             reads: Reads::default(),
             ready_reads: Vec::new(),
+            promise: Promise {
+                to: None,
+                until: now.after(options.election_timeout_ms),
+            },
+            disk_busy_since: None,
             options,
         };
         raft.become_follower(raft.hard_state.term, None);
@@ -182,7 +192,7 @@ impl Raft {
         let role = match &self.role {
             Role::Follower(follower) => follower.election_deadline,
             Role::Candidate(candidate) => candidate.deadline,
-            Role::Leader(leader) => leader.deadline(),
+            Role::Leader(leader) => leader.deadline().min(self.disk_stall_at()),
         };
         self.reads.deadline().map_or(role, |reads| reads.min(role))
     }
@@ -263,6 +273,20 @@ impl Raft {
         self.reads.ask_again();
     }
 
+    /// When the write under way will have taken too long (trap 3.28).
+    pub(super) fn disk_stall_at(&self) -> Ticks {
+        match (self.disk_busy_since, self.options.disk_stall_timeout_ms) {
+            (None, _) | (_, 0) => Ticks(u64::MAX),
+            (Some(since), timeout_ms) => since.after(timeout_ms),
+        }
+    }
+
+    /// Whether the disk has been at work on one write for too long: this server does not lead or campaign until that
+    /// is done (trap 3.28).
+    pub fn is_disk_stalled(&self) -> bool {
+        self.disk_stall_at() <= self.now
+    }
+
     /// A new connection to this peer is open: what was under way on the last one is lost.
     pub fn peer_connected(&mut self, peer: NodeId) {
         self.reset_progress(peer);
@@ -303,6 +327,7 @@ impl Raft {
     /// The batch that [`ready`](Raft::ready) gave out is durable.
     pub fn persisted(&mut self) {
         self.durability.persisted();
+        self.disk_busy_since = None;
         match &mut self.role {
             // The time that the disk took is not the leader's silence (trap 3.7).
             Role::Follower(follower) if follower.leader.is_some() => self.restart_election_timer(),
@@ -317,10 +342,14 @@ impl Raft {
         self.flush_reads();
         self.replicate();
         let committed = self.take_committed();
+        let batch = self
+            .durability
+            .take_batch(self.hard_state, &self.log, self.options.max_batch_bytes);
+        if batch.is_some() {
+            self.disk_busy_since = Some(self.now);
+        }
         Ready {
-            batch: self
-                .durability
-                .take_batch(self.hard_state, &self.log, self.options.max_batch_bytes),
+            batch,
             messages: self.durability.take_messages(),
             committed,
             reads: std::mem::take(&mut self.ready_reads),

@@ -116,9 +116,10 @@ impl Raft {
         };
         // A leader that has not committed in its term does not know what is committed (trap 3.10); one that
         // hands over may already be replaced (trap 3.9). Questions wait.
-        let rounds = &mut leader.rounds;
+        let rounds = &leader.rounds;
         if is_ready && leader.transfer.is_none() && rounds.pending.is_empty() && !rounds.fresh.is_empty() {
-            rounds.start_next();
+            leader.start_round(self.now);
+            let rounds = &mut leader.rounds;
             let questions = std::mem::take(&mut rounds.fresh);
             rounds.pending.push_back(Round {
                 number: rounds.latest,
@@ -188,6 +189,7 @@ impl Raft {
     /// Answers the questions of all rounds that a quorum has confirmed. A server has confirmed a round when it
     /// answered something that was sent after the round began.
     pub(super) fn confirm_reads(&mut self) {
+        self.extend_lease();
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
