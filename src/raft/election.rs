@@ -58,7 +58,7 @@ impl Raft {
 
     pub(super) fn on_election_timeout(&mut self) {
         let id = self.options.id;
-        let may_campaign = !self.is_disk_stalled() && !self.has_promised_other(id);
+        let may_campaign = !self.is_recovering() && !self.is_disk_stalled() && !self.has_promised_other(id);
         if may_campaign && self.memberships.latest().is_voter(id) {
             self.campaign(Phase::PreVote, false);
         } else {
@@ -134,7 +134,8 @@ impl Raft {
         let vote_granted = term >= self.hard_state.term
             && request.last_log >= self.log.last()
             && !self.hears_leader(from)
-            && !self.is_disk_stalled();
+            && !self.is_disk_stalled()
+            && !self.is_recovering();
         let response = VoteResponse {
             round: request.round,
             vote_granted,
@@ -176,6 +177,7 @@ impl Raft {
         let HardState { term: current, vote } = self.hard_state;
         let vote_granted = term == current
             && !sticks
+            && !self.is_recovering()
             && vote.is_none_or(|voted_for| voted_for == from)
             && request.last_log >= self.log.last();
         if vote_granted && vote.is_none() {
@@ -241,7 +243,7 @@ impl Raft {
         };
         let holds =
             self.log.holds(request.last_log) && self.durability.log_durable() >= request.last_log.index;
-        let holds = holds && !self.is_disk_stalled();
+        let holds = holds && !self.is_disk_stalled() && !self.is_recovering();
         if follower.leader == Some(from) && holds && self.memberships.latest().is_voter(self.options.id) {
             self.campaign(Phase::Vote, true);
         }

@@ -97,7 +97,7 @@ impl Raft {
             if peer == own.0 {
                 return own.1;
             }
-            let progress = leader.progress.get(&peer);
+            let progress = leader.counting(peer);
             progress
                 .filter(|progress| progress.promises_lease)
                 .map_or(0, |progress| progress.read_round)

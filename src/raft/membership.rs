@@ -25,6 +25,17 @@ impl Memberships {
         self.history.last().map_or(&NONE, |(_, membership)| membership)
     }
 
+    /// The index of the entry that brought the membership in force; 0 for that of the bootstrap.
+    pub fn latest_index(&self) -> Index {
+        self.history.last().map_or(Index(0), |(index, _)| *index)
+    }
+
+    /// The latest membership that is committed, and so can't be taken back.
+    pub fn committed(&self) -> &Membership {
+        static NONE: Membership = Membership::NONE;
+        self.history.first().map_or(&NONE, |(_, membership)| membership)
+    }
+
     /// Whether the log or the snapshot names the membership in force; `false` for that of the bootstrap.
     pub fn is_recorded(&self) -> bool {
         self.history.last().is_some_and(|(index, _)| *index > Index(0))
@@ -63,6 +74,41 @@ impl Membership {
     /// Whether this server's vote counts.
     pub fn is_voter(&self, id: NodeId) -> bool {
         self.voters.contains(&id) || self.outgoing.contains(&id)
+    }
+
+    /// Whether the server is one of the cluster, voter or not.
+    pub fn contains(&self, id: NodeId) -> bool {
+        self.is_voter(id) || self.learners.contains(&id)
+    }
+
+    /// Whether it is a joint configuration (Diss. 4.3), which does not stay.
+    pub fn is_joint(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+
+    /// The end of a joint configuration.
+    #[must_use]
+    pub fn without_outgoing(&self) -> Membership {
+        let mut next = self.clone();
+        next.outgoing.clear();
+        next.forget_strangers();
+        next
+    }
+
+    /// Drops what is known of servers that are no members any more.
+    pub fn forget_strangers(&mut self) {
+        let members = self.clone();
+        self.addresses.retain(|id, _| members.contains(*id));
+        self.incarnations.retain(|id, _| members.contains(*id));
+    }
+
+    /// Whether `next` may come after this one: the voters change only by way of a joint configuration, one server at a
+    /// time, and a joint one is followed by its own end (Diss. 4.3).
+    pub fn may_become(&self, next: &Membership) -> bool {
+        if self.is_joint() || !next.is_joint() {
+            return next.voters == self.voters && !next.is_joint();
+        }
+        next.outgoing == self.voters && next.voters.symmetric_difference(&self.voters).count() == 1
     }
 
     /// Every server but this one, in the order of their numbers.

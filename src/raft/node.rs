@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use super::catch_up::CatchUpStatus;
 use super::election::Candidate;
 use super::follower::Follower;
 use super::leader::Leader;
@@ -15,6 +16,7 @@ use super::message::{Envelope, Message};
 use super::progress::Window;
 use super::read::Reads;
 use super::ready::{Durability, Needs, ReadReady, Ready};
+use super::recovering::Recovering;
 use super::types::{Entry, EntryId, HardState, Index, Membership, NodeId, Payload, Term, Ticks};
 use crate::base::rng::Rng;
 
@@ -114,6 +116,8 @@ pub struct Raft {
     pub(super) hard_state: HardState,
     pub(super) log: Log,
     pub(super) memberships: Memberships,
+    /// Whether this server was in a committed membership, ever, as far as is known here.
+    pub(super) was_member: bool,
     /// `commitIndex`: the greatest index known to be committed; in `[snapshot, last_index]`.
     pub(super) commit_index: Index,
     /// Entries up to here were given out for application; at most `commit_index`.
@@ -122,6 +126,8 @@ pub struct Raft {
     pub(super) durability: Durability,
     pub(super) reads: Reads,
     pub(super) ready_reads: Vec<ReadReady>,
+    /// Set while this server may lack what it once acknowledged.
+    pub(super) recovering: Option<Recovering>,
     /// Not to vote for others while a leader may hold a lease.
     pub(super) promise: Promise,
     /// Since when the disk works on the batch that it was given.
@@ -151,12 +157,14 @@ impl Raft {
             hard_state: recovered.hard_state,
             durability: Durability::new(&log),
             log,
+            was_member: memberships.committed().contains(options.id),
             memberships,
             commit_index: recovered.snapshot.index,
             handed_index: recovered.snapshot.index,
             role: Role::Follower(Follower::default()),
             reads: Reads::default(),
             ready_reads: Vec::new(),
+            recovering: recovered.recovering.then(Recovering::default),
             promise: Promise {
                 to: None,
                 until: now.after(options.election_timeout_ms),
@@ -165,6 +173,7 @@ impl Raft {
             options,
         };
         raft.become_follower(raft.hard_state.term, None);
+        raft.begin_recovery();
         raft
     }
 
@@ -339,6 +348,7 @@ impl Raft {
 
     /// What there is to do now.
     pub fn ready(&mut self) -> Ready {
+        self.continue_change();
         self.flush_reads();
         self.replicate();
         let committed = self.take_committed();
@@ -353,6 +363,7 @@ impl Raft {
             messages: self.durability.take_messages(),
             committed,
             reads: std::mem::take(&mut self.ready_reads),
+            recovered: self.end_recovery(),
             chunks_to_send: Vec::new(),
             chunks_to_store: Vec::new(),
         }
@@ -374,6 +385,7 @@ impl Raft {
         if index > self.commit_index {
             self.commit_index = index;
             self.memberships.commit(index);
+            self.was_member |= self.memberships.committed().contains(self.options.id);
         }
     }
 
@@ -415,6 +427,11 @@ impl Raft {
             last_log: self.log.last(),
             log_durable: self.durability.log_durable(),
             membership: self.memberships.latest(),
+            membership_index: self.memberships.latest_index(),
+            committed_membership: self.memberships.committed(),
+            is_changing: self.is_changing(),
+            is_removed: self.is_removed(),
+            is_recovering: self.is_recovering(),
             has_committed_in_term: self.has_committed_in_term(),
             followers: self.followers(),
         }
@@ -430,6 +447,8 @@ impl Raft {
             next_index: progress.next_index,
             inflight: progress.inflight(),
             silent_ms: self.now.since(progress.last_answer),
+            is_recovering: leader.reconfiguration.recovering.contains(id),
+            catch_up: self.catch_up_status(*id),
         };
         leader.progress.iter().map(status).collect()
     }
@@ -486,8 +505,18 @@ pub struct Status<'a> {
     pub last_log: EntryId,
     /// The log is durable here up to this index.
     pub log_durable: Index,
-    /// The membership in force.
+    /// The membership in force: the latest in the log, committed or not.
     pub membership: &'a Membership,
+    /// The index of the entry that brought it; 0 for that of the bootstrap.
+    pub membership_index: Index,
+    /// The latest membership that is committed.
+    pub committed_membership: &'a Membership,
+    /// [`Raft::is_changing`].
+    pub is_changing: bool,
+    /// [`Raft::is_removed`].
+    pub is_removed: bool,
+    /// Whether this server neither votes nor counts until it has fetched anew what it lost (trap 3.31).
+    pub is_recovering: bool,
     /// Whether this server leads and has committed an entry of its term: only then does it know the commit
     /// index (Raft 8).
     pub has_committed_in_term: bool,
@@ -508,6 +537,10 @@ pub struct FollowerStatus {
     pub inflight: usize,
     /// For how long it has not answered, in milliseconds.
     pub silent_ms: u64,
+    /// Whether it has lost what it once acknowledged and fetches it anew: it counts for nothing (trap 3.31).
+    pub is_recovering: bool,
+    /// For a learner: how it gets on.
+    pub catch_up: Option<CatchUpStatus>,
 }
 
 /// What a server is (Raft figure 4).

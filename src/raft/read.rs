@@ -147,7 +147,8 @@ impl Raft {
         if leader == self.options.id {
             self.note_question(leader, Question { request_id: 0, id });
         } else {
-            self.send(leader, 0, Message::ReadIndex(ReadIndex { id }));
+            let recovering = self.is_recovering();
+            self.send(leader, 0, Message::ReadIndex(ReadIndex { id, recovering }));
         }
     }
 
@@ -159,6 +160,7 @@ impl Raft {
 
     pub(super) fn on_read_index(&mut self, from: NodeId, request_id: u64, request: ReadIndex) {
         if matches!(self.role, Role::Leader(_)) {
+            self.note_recovering(from, request.recovering);
             self.note_question(
                 from,
                 Question {
@@ -239,10 +241,8 @@ impl Raft {
 
     fn reads_confirmed(&mut self, id: u64, read_index: Index) {
         if let Some(asked) = self.reads.asked.take_if(|asked| asked.id == id) {
-            let confirmed = asked
-                .tickets
-                .into_iter()
-                .map(|ticket| ReadReady { ticket, read_index });
+            let tickets = self.take_recovery_ticket(asked.tickets, read_index);
+            let confirmed = tickets.into_iter().map(|ticket| ReadReady { ticket, read_index });
             self.ready_reads.extend(confirmed);
         }
     }
