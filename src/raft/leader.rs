@@ -62,7 +62,7 @@ impl Raft {
         let now = self.now;
         let next_index = self.log.last().index.next();
         let uncommitted_bytes = self.log.size_bytes(self.commit_index, self.log.last().index);
-        self.role = Role::Leader(Leader {
+        self.role = Role::Leader(Box::new(Leader {
             progress: BTreeMap::new(),
             term_start: next_index,
             heartbeat_due: now,
@@ -72,7 +72,7 @@ impl Raft {
             lease: Lease::default(),
             transfer: None,
             reconfiguration: Reconfiguration::default(),
-        });
+        }));
         self.begin_progress();
         tracing::info!(term = %self.hard_state.term, last_index = %self.log.last().index, "became leader");
         self.append_unchecked(Payload::Noop);

@@ -100,7 +100,7 @@ pub enum TransferError {
 pub(super) enum Role {
     Follower(Follower),
     Candidate(Candidate),
-    Leader(Leader),
+    Leader(Box<Leader>),
 }
 
 /// One server of the cluster.
