@@ -114,6 +114,12 @@ impl Raft {
         }
     }
 
+    /// Whether a snapshot is needed whatever the size of the log: the newest one can't be read, and followers may be
+    /// waiting for what it covers. One of the same state will do.
+    pub fn wants_snapshot(&self) -> bool {
+        self.snapshot_is_lost
+    }
+
     /// Whether this follower gets entries or, because what it needs next is not in the log, the snapshot (trap 3.20).
     pub(super) fn choose_log_or_snapshot(&mut self, peer: NodeId) {
         let (base, last_index) = (self.log.base().index, self.log.last().index);
