@@ -206,6 +206,10 @@ impl<C> Machine<C> {
                 let text = "the leader waits for too many bytes to be committed; nothing was written, try again later";
                 self.finish(origin, Reply::error(Code::Busy, text), host);
             }
+            Err(ProposeError::LogFull) => {
+                let text = "the leader's log is full until its next snapshot is done; nothing was written, try again later";
+                self.finish(origin, Reply::error(Code::Busy, text), host);
+            }
             Err(ProposeError::NotLeader | ProposeError::Transferring) => {
                 self.sequence += 1;
                 let order = Order::Write(command).encode();

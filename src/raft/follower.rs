@@ -6,7 +6,7 @@ use super::message::{
 };
 use super::node::{Raft, Role};
 use super::ready::Needs;
-use super::types::{Index, NodeId, Payload, Term, Ticks};
+use super::types::{Entry, Index, NodeId, Payload, Term, Ticks};
 
 /// A server that follows a leader, or waits for one.
 #[derive(Debug, Default)]
@@ -20,6 +20,8 @@ pub(super) struct Follower {
     /// The log is known to be the leader's up to here; what lies beyond may be replaced, and is not committed
     /// on the word of a commit index alone (trap 3.16). Starts at 0 with each leader.
     pub matched: Index,
+    /// The last chunk of a snapshot that this leader has sent: session and request, to answer when it is installed.
+    pub snapshot_request: (u64, u64),
     /// The greatest commit index that this leader has named. What it covers is committed as soon as it is known to
     /// match, also when the entries come after the commit index.
     pub leader_commit: Index,
@@ -81,7 +83,7 @@ fn answer_to(request: &AppendEntries) -> AppendEntriesResponse {
 impl Raft {
     /// A message of this term's leader arrived. `false` if this server leads the term itself: two leaders of
     /// one term would break Election Safety (Raft 5.2), so nothing is believed.
-    fn hear_leader(&mut self, from: NodeId) -> bool {
+    pub(super) fn hear_leader(&mut self, from: NodeId) -> bool {
         match &mut self.role {
             Role::Leader(_) => {
                 tracing::error!(%from, term = %self.hard_state.term, "another leader in this term; message dropped");
@@ -120,6 +122,11 @@ impl Raft {
             self.send(from, request_id, Message::AppendEntriesResponse(refused));
             return;
         }
+        if self.is_full_for(&request.entries) {
+            // No answer: what is committed is all that this request is good for, and it comes again.
+            self.learn_commit_index(request.prev_log.index, request.leader_commit);
+            return;
+        }
         if !self.take_entries(request.entries) {
             return;
         }
@@ -129,7 +136,18 @@ impl Raft {
             .send_when_durable(Needs::Log(answer.last_index), envelope);
     }
 
-    fn take_entries(&mut self, entries: Vec<super::types::Entry>) -> bool {
+    /// Whether there is no room for these entries. Those that are held already need none, and those that replace
+    /// others are taken, or a full log could never become another.
+    fn is_full_for(&self, entries: &[Entry]) -> bool {
+        let last_index = self.log.last().index;
+        self.log.size_bytes_held() > self.options.max_log_bytes
+            && entries.last().is_some_and(|entry| entry.id.index > last_index)
+            && entries
+                .iter()
+                .all(|entry| entry.id.index > last_index || self.log.holds(entry.id))
+    }
+
+    fn take_entries(&mut self, entries: Vec<Entry>) -> bool {
         match self.log.merge(entries, self.commit_index) {
             Err(conflict) => {
                 tracing::error!(
@@ -159,7 +177,7 @@ impl Raft {
     }
 
     /// The log is the leader's up to `matched`, and the leader has committed up to `leader_commit`.
-    fn learn_commit_index(&mut self, matched: Index, leader_commit: Index) {
+    pub(super) fn learn_commit_index(&mut self, matched: Index, leader_commit: Index) {
         if let Role::Follower(follower) = &mut self.role {
             follower.matched = follower.matched.max(matched);
             follower.leader_commit = follower.leader_commit.max(leader_commit);

@@ -8,10 +8,12 @@
 //! fall, a vote is not changed within its term, a leader counts only entries of its own term (Raft 5.4.2), its
 //! `match_index` never falls and its `next_index` stays above it.
 //!
+//! Of a log that begins after a snapshot it sees the end of what was dropped: that must be the entry that is committed
+//! there, and then, by Log Matching, so is all before.
+//!
 //! It looks only at what has changed since the last look, so a look costs little. What it cannot see is the disk.
-//! Not here yet: logs that begin with a snapshot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
 use super::node::{Raft, RoleName, Status};
@@ -24,8 +26,9 @@ pub struct Invariants {
     leaders: BTreeMap<Term, NodeId>,
     /// Every entry ever seen in a log: what it says, and the entry before it.
     entries: BTreeMap<EntryId, (Payload, EntryId)>,
-    /// What is committed from index 1 on, and the term in which it was committed.
-    committed: Vec<(EntryId, Term)>,
+    /// What is committed, and the term in which it was. Without holes, and from index 1 on unless the servers began
+    /// with snapshots.
+    committed: BTreeMap<Index, (EntryId, Term)>,
     /// The last look at each server.
     servers: BTreeMap<NodeId, Seen>,
 }
@@ -37,8 +40,25 @@ struct Seen {
     is_leader: bool,
     commit_index: Index,
     match_index: BTreeMap<NodeId, Index>,
-    /// The names of all entries of the log, from index 1 on.
-    log: Vec<EntryId>,
+    /// The entry after which the log begins.
+    base: EntryId,
+    /// The names of all entries of the log.
+    log: VecDeque<EntryId>,
+}
+
+impl Seen {
+    /// The entry at an index; `None` where there is none, or only in a snapshot.
+    fn at(&self, index: Index) -> Option<EntryId> {
+        match index.0.checked_sub(self.base.index.0)? {
+            0 => Some(self.base),
+            offset => self.log.get(offset as usize - 1).copied(),
+        }
+    }
+
+    /// Whether this entry is in the log, or before it.
+    fn has(&self, entry: EntryId) -> bool {
+        entry.index < self.base.index || self.at(entry.index) == Some(entry)
+    }
 }
 
 /// A property that does not hold, and where.
@@ -75,11 +95,14 @@ impl Invariants {
     /// The first property that does not hold.
     pub fn observe(&mut self, raft: &Raft) -> Result<(), Violation> {
         let (id, status) = (raft.id(), raft.status());
-        let mut seen = self.servers.remove(&id).unwrap_or_default();
+        let last_look = self.servers.remove(&id);
+        let is_first = last_look.is_none();
+        let mut seen = last_look.unwrap_or_default();
         check_hard_state(id, &seen, status.hard_state)?;
-        let kept = kept_length(raft, &seen);
         let leads = status.role == RoleName::Leader;
         let led = seen.is_leader && seen.hard_state.term == status.hard_state.term;
+        self.check_snapshot(raft, is_first, leads && led, &mut seen)?;
+        let kept = kept_length(raft, &seen);
         if leads && led {
             ensure(kept == seen.log.len(), "Leader Append-Only", || {
                 format!(
@@ -120,21 +143,65 @@ impl Invariants {
         self.servers.remove(&id);
     }
 
-    /// What is known to be committed, from index 1 on.
+    /// What is known to be committed, from index 1 on unless the servers began with snapshots.
     pub fn committed(&self) -> impl ExactSizeIterator<Item = EntryId> + '_ {
-        self.committed.iter().map(|(id, _)| *id)
+        self.committed.values().map(|(id, _)| *id)
+    }
+
+    /// What is known to be committed at an index.
+    pub fn committed_at(&self, index: Index) -> Option<EntryId> {
+        self.committed.get(&index).map(|(id, _)| *id)
     }
 
     /// The greatest index known to be committed; 0 at first.
     pub fn commit_index(&self) -> Index {
-        Index(self.committed.len() as u64)
+        self.committed
+            .last_key_value()
+            .map_or(Index(0), |(index, _)| *index)
+    }
+
+    /// A snapshot covers what is committed and nothing else (Raft 7): its last entry, and the one after which the log
+    /// begins, are the committed ones. A log begins ever later, and a leader's is not replaced.
+    fn check_snapshot(
+        &mut self,
+        raft: &Raft,
+        is_first: bool,
+        leads_on: bool,
+        seen: &mut Seen,
+    ) -> Result<(), Violation> {
+        let (id, base, last) = (raft.id(), raft.log().base(), raft.snapshot().last);
+        ensure(
+            seen.base.index <= base.index && base.index <= last.index,
+            "a log begins ever later, and never after its snapshot",
+            || format!("server {id}: from {} to {base}, snapshot {last}", seen.base),
+        )?;
+        for covered in [base, last] {
+            if is_first && covered.index > self.commit_index() {
+                self.committed.insert(covered.index, (covered, covered.term));
+            }
+            let known = self.committed.get(&covered.index).map(|(known, _)| *known);
+            ensure(
+                known == Some(covered) || covered == EntryId::default() || is_first && known.is_none(),
+                "a snapshot covers what is committed",
+                || format!("server {id} has a snapshot of {covered}, committed is {known:?}"),
+            )?;
+        }
+        ensure(
+            !leads_on || seen.at(base.index) == Some(base),
+            "Leader Append-Only",
+            || format!("the log of leader {id} begins after {base}, which it did not hold"),
+        )?;
+        let dropped = (base.index.0 - seen.base.index.0) as usize;
+        seen.log.drain(..dropped.min(seen.log.len()));
+        seen.base = base;
+        Ok(())
     }
 
     /// Log Matching: "if two logs contain an entry with the same index and term, then the logs are identical in
     /// all entries up through the given index". It is enough that the same name always means the same content
     /// and the same entry before.
     fn take_new_entries(&mut self, raft: &Raft, seen: &mut Seen) -> Result<(), Violation> {
-        let mut before = seen.log.last().copied().unwrap_or_default();
+        let mut before = seen.log.back().copied().unwrap_or(seen.base);
         while let Some(entry) = raft.log().entry(before.index.next()) {
             let (payload, previous) = self
                 .entries
@@ -151,7 +218,7 @@ impl Invariants {
                     )
                 },
             )?;
-            seen.log.push(entry.id);
+            seen.log.push_back(entry.id);
             before = entry.id;
         }
         Ok(())
@@ -171,15 +238,16 @@ impl Invariants {
             "commit index grows within the log",
             || format!("server {id}: from {} to {commit_index}", seen.commit_index),
         )?;
-        let (from, to) = (seen.commit_index.0 as usize, commit_index.0 as usize);
-        for (i, entry) in seen.log.iter().enumerate().take(to).skip(from) {
-            match self.committed.get(i) {
-                Some((committed, _)) => ensure(committed == entry, "State Machine Safety", || {
+        let from = seen.commit_index.max(seen.base.index).next();
+        for entry in (from.0..=commit_index.0).filter_map(|index| seen.at(Index(index))) {
+            match self.committed.get(&entry.index) {
+                Some((committed, _)) => ensure(*committed == entry, "State Machine Safety", || {
                     format!("server {id} has {entry} for the committed {committed}")
                 })?,
                 None => {
-                    self.committed.push((*entry, status.hard_state.term));
-                    self.check_later_leaders(*entry, status.hard_state.term)?;
+                    self.committed
+                        .insert(entry.index, (entry, status.hard_state.term));
+                    self.check_later_leaders(entry, status.hard_state.term)?;
                 }
             }
         }
@@ -191,7 +259,7 @@ impl Invariants {
     /// logs of the leaders for all higher-numbered terms". Here for leaders that already lead.
     fn check_later_leaders(&self, entry: EntryId, term: Term) -> Result<(), Violation> {
         let later = |seen: &&Seen| seen.is_leader && seen.hard_state.term > term;
-        let lacks = |seen: &&Seen| seen.log.get(entry.index.prev().0 as usize) != Some(&entry);
+        let lacks = |seen: &&Seen| !seen.has(entry);
         let without = self.servers.values().filter(later).find(lacks);
         ensure(without.is_none(), "Leader Completeness", || {
             format!("{entry} is committed in term {term}, and a later leader lacks it")
@@ -214,11 +282,8 @@ impl Invariants {
         })?;
         if !led {
             seen.match_index.clear();
-            let lost = self
-                .committed
-                .iter()
-                .zip(seen.log.iter().map(Some).chain(std::iter::repeat(None)))
-                .find(|((entry, committed_in), held)| *committed_in < term && Some(entry) != *held);
+            let mut later = self.committed.range(seen.base.index..).map(|(_, entry)| entry);
+            let lost = later.find(|(entry, committed_in)| *committed_in < term && !seen.has(*entry));
             ensure(lost.is_none(), "Leader Completeness", || {
                 format!("leader {id} of term {term} lacks a committed entry: {lost:?}")
             })?;

@@ -2,13 +2,14 @@
 //! and hands over when asked to.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use super::lease::Lease;
 use super::message::{
     AppendEntries, AppendEntriesResponse, Heartbeat, HeartbeatResponse, Message, TimeoutNow,
 };
 use super::node::{ProposeError, Raft, Role, TransferError};
-use super::progress::{Progress, Sent};
+use super::progress::{Progress, Sent, State};
 use super::quorum;
 use super::read::Rounds;
 use super::reconfigure::Reconfiguration;
@@ -87,6 +88,9 @@ impl Raft {
             Role::Leader(leader) if leader.uncommitted_bytes > self.options.max_uncommitted_bytes => {
                 Err(ProposeError::TooMuchUncommitted)
             }
+            Role::Leader(_) if self.log.size_bytes_held() > self.options.max_log_bytes => {
+                Err(ProposeError::LogFull)
+            }
             Role::Leader(_) => Ok(self.append_unchecked(payload)),
             Role::Follower(_) | Role::Candidate(_) => Err(ProposeError::NotLeader),
         }
@@ -159,12 +163,12 @@ impl Raft {
         };
         for progress in leader.progress.values_mut() {
             let patience_ms = match progress.state {
-                super::progress::State::Probe { .. } => self.options.heartbeat_interval_ms,
-                super::progress::State::Replicate { .. } => self.options.election_timeout_ms,
+                State::Probe { .. } => self.options.heartbeat_interval_ms,
+                State::Replicate { .. } | State::Snapshot(_) => self.options.election_timeout_ms,
             };
             if progress
-                .oldest()
-                .is_some_and(|sent| self.now.since(sent.at) >= patience_ms)
+                .waits_since()
+                .is_some_and(|since| self.now.since(since) >= patience_ms)
             {
                 progress.restart();
             }
@@ -202,57 +206,74 @@ impl Raft {
 
     /// Sends each follower what it lacks, as far as its window allows.
     pub(super) fn replicate(&mut self) {
-        let Role::Leader(leader) = &self.role else {
-            return;
-        };
-        let peers: Vec<NodeId> = leader.progress.keys().copied().collect();
-        for peer in peers {
+        let mut last = NodeId(0);
+        while let Some(peer) = self.follower_after(last) {
+            self.choose_log_or_snapshot(peer);
             while self.send_append_entries(peer) {}
+            while self.send_chunk(peer) {}
+            last = peer;
         }
+    }
+
+    fn follower_after(&self, peer: NodeId) -> Option<NodeId> {
+        let Role::Leader(leader) = &self.role else {
+            return None;
+        };
+        let after = (Bound::Excluded(peer), Bound::Unbounded);
+        leader.progress.range(after).next().map(|(id, _)| *id)
     }
 
     /// Sends one AppendEntries, if there is something to send and room for it.
     fn send_append_entries(&mut self, peer: NodeId) -> bool {
-        let sequence = self.next_number();
-        let Role::Leader(leader) = &mut self.role else {
+        let Some(mut request) = self.next_append_entries(peer) else {
             return false;
         };
-        let read_round = leader.rounds.latest();
-        let Some(progress) = leader.progress.get_mut(&peer) else {
-            return false;
+        request.sequence = self.next_number();
+        let sent = Sent {
+            sequence: request.sequence,
+            last_index: request
+                .entries
+                .last()
+                .map_or(request.prev_log.index, |entry| entry.id.index),
+            bytes: request.entries.iter().map(|entry| entry.size_bytes()).sum(),
+            at: self.now,
         };
+        if let Role::Leader(leader) = &mut self.role
+            && let Some(progress) = leader.progress.get_mut(&peer)
+        {
+            progress.sent(sent);
+        }
+        let envelope = self.envelope(peer, 0, Message::AppendEntries(request));
+        self.durability.send(envelope);
+        true
+    }
+
+    /// What comes next, without its number.
+    fn next_append_entries(&self, peer: NodeId) -> Option<AppendEntries> {
+        let Role::Leader(leader) = &self.role else {
+            return None;
+        };
+        let progress = leader.progress.get(&peer)?;
         let last_index = self.log.last().index;
         if !progress.may_send(self.options.window) || !progress.lacks(last_index) {
-            return false;
+            return None;
         }
         let prev_index = progress.next_index.prev();
-        let Some(prev_term) = self.log.term_at(prev_index) else {
-            // Cut away by a snapshot; the snapshot is sent instead, once there are snapshots.
-            return false;
-        };
-        let entries = self
-            .log
-            .slice(progress.next_index, last_index, self.options.max_append_bytes);
-        progress.sent(Sent {
-            sequence,
-            last_index: entries.last().map_or(prev_index, |entry| entry.id.index),
-            bytes: entries.iter().map(|entry| entry.size_bytes()).sum(),
-            at: self.now,
-        });
-        let request = AppendEntries {
+        // Dropped for a snapshot, where it is not held, and there is no snapshot to send.
+        let prev_term = self.log.term_at(prev_index)?;
+        Some(AppendEntries {
             session: progress.session,
-            sequence,
+            sequence: 0,
             prev_log: EntryId {
                 term: prev_term,
                 index: prev_index,
             },
-            entries,
+            entries: self
+                .log
+                .slice(progress.next_index, last_index, self.options.max_append_bytes),
             leader_commit: self.commit_index,
-            read_round,
-        };
-        let envelope = self.envelope(peer, 0, Message::AppendEntries(request));
-        self.durability.send(envelope);
-        true
+            read_round: leader.rounds.latest(),
+        })
     }
 
     /// Whatever was under way on the old connection is lost, and answers that still come are not believed.
@@ -268,7 +289,7 @@ impl Raft {
     }
 
     /// The follower's progress, if the answer belongs to the present session.
-    fn answering(&mut self, from: NodeId, session: u64) -> Option<&mut Progress> {
+    pub(super) fn answering(&mut self, from: NodeId, session: u64) -> Option<&mut Progress> {
         let now = self.now;
         let Role::Leader(leader) = &mut self.role else {
             return None;
@@ -389,7 +410,7 @@ impl Raft {
         Ok(())
     }
 
-    fn continue_transfer(&mut self) {
+    pub(super) fn continue_transfer(&mut self) {
         let last_log = self.log.last();
         let Role::Leader(leader) = &mut self.role else {
             return;

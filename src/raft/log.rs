@@ -4,7 +4,8 @@
 //! tracked beside it, in `ready`.
 //!
 //! Invariants: indexes are consecutive from `base.index + 1`; terms never fall; an entry at or below the
-//! commit index is never replaced.
+//! commit index is never replaced. What a snapshot covers is dropped from the front ([`Log::compact`]), or with all
+//! that does not follow it ([`Log::install`]).
 
 use std::collections::VecDeque;
 
@@ -14,10 +15,18 @@ use super::types::{Entry, EntryId, Index, Payload, Term};
 /// The entries of the log, in memory.
 #[derive(Clone, Debug, Default)]
 pub struct Log {
-    /// The last entry that the snapshot covers; 0@0 without one.
+    /// The entry before the first one held, which a snapshot covers; 0@0 without one.
     base: EntryId,
     entries: VecDeque<Entry>,
+    /// For each entry held, the size of all that were ever held up to and with it; so that the size of any part is a
+    /// difference.
+    ends: VecDeque<u64>,
+    /// The same at `base`.
+    base_end: u64,
 }
+
+/// Room for so many entries is never given back.
+const SPARE_ENTRIES: usize = 1024;
 
 /// An AppendEntries that would replace a committed entry: a leader that breaks Leader Completeness
 /// (Raft 5.4.3), so nothing of it is taken.
@@ -37,7 +46,7 @@ impl Log {
     pub fn new(base: EntryId, entries: Vec<Entry>) -> Log {
         let mut log = Log {
             base,
-            entries: VecDeque::new(),
+            ..Log::default()
         };
         for entry in entries {
             log.push(entry);
@@ -52,7 +61,20 @@ impl Log {
             "entry {} cannot follow {last}",
             entry.id
         );
+        let end = self.end(last.index) + entry.size_bytes() as u64;
+        self.ends.push_back(end);
         self.entries.push_back(entry);
+    }
+
+    /// Removes the entries from this position on.
+    fn truncate(&mut self, position: usize) {
+        self.entries.truncate(position);
+        self.ends.truncate(position);
+    }
+
+    /// The entry before the first one held.
+    pub fn base(&self) -> EntryId {
+        self.base
     }
 
     /// The index of the first entry held, or of the next one where none is.
@@ -125,7 +147,7 @@ impl Log {
             };
             return Err(CommittedConflict { ours, theirs: first });
         }
-        self.entries.truncate(self.position(first.index).unwrap_or(0));
+        self.truncate(self.position(first.index).unwrap_or(0));
         for entry in fresh {
             self.push(entry);
         }
@@ -151,14 +173,60 @@ impl Log {
             .collect()
     }
 
-    /// The size of the entries after `after`, up to `to`.
+    /// The size of the entries after `after`, up to `to`, as far as they are held.
     pub fn size_bytes(&self, after: Index, to: Index) -> usize {
-        let start = self.position(after.next()).unwrap_or(0);
-        let entries = self.entries.iter().skip(start);
-        entries
-            .take_while(|entry| entry.id.index <= to)
-            .map(Entry::size_bytes)
-            .sum()
+        self.end(to).saturating_sub(self.end(after)) as usize
+    }
+
+    /// The size of all entries held.
+    pub fn size_bytes_held(&self) -> usize {
+        self.size_bytes(self.base.index, self.last().index)
+    }
+
+    /// The size of all entries up to this one, dropped ones included; of the nearest one held, where it is not.
+    fn end(&self, index: Index) -> u64 {
+        let held = index.min(self.last().index);
+        let end = self.position(held).and_then(|position| self.ends.get(position));
+        end.copied().unwrap_or(self.base_end)
+    }
+
+    /// The last index with at least `bytes` of entries between it and `to`; `base` where there are fewer.
+    pub fn index_before_last_bytes(&self, to: Index, bytes: usize) -> Index {
+        let to = to.min(self.last().index);
+        let most = self.end(to).saturating_sub(bytes as u64);
+        if most < self.base_end {
+            return self.base.index;
+        }
+        let fits = self.ends.partition_point(|end| *end <= most);
+        Index(self.base.index.0 + fits as u64)
+    }
+
+    /// Drops the entries up to `upto`, which a snapshot covers. What is not held is not dropped.
+    pub fn compact(&mut self, upto: Index) {
+        let Some(base) = self.entry(upto).map(|entry| entry.id) else {
+            return;
+        };
+        let dropped = self.position(upto.next()).unwrap_or(0);
+        self.base_end = self.end(upto);
+        self.base = base;
+        self.entries.drain(..dropped);
+        self.ends.drain(..dropped);
+        // A log that was once long does not keep its memory for ever.
+        if self.entries.capacity() > 4 * self.entries.len().max(SPARE_ENTRIES) {
+            self.entries.shrink_to(2 * self.entries.len());
+            self.ends.shrink_to(2 * self.entries.len());
+        }
+    }
+
+    /// A snapshot takes the place of everything up to `last`. If the log holds that entry, what follows it stays;
+    /// if not, nothing does (Raft figure 13, receiver's steps 6 and 7). Says whether it stayed.
+    pub fn install(&mut self, last: EntryId) -> bool {
+        if self.term_at(last.index) == Some(last.term) {
+            self.compact(last.index);
+            return true;
+        }
+        *self = Log::new(last, Vec::new());
+        false
     }
 
     /// Where this log, which does not hold `prev_log`, might agree with the asker's (trap 3.21).
@@ -278,6 +346,70 @@ mod tests {
             Ok(Some(Index(13)))
         );
         assert_eq!(terms(&log), [3, 4, 4]);
+    }
+
+    #[test]
+    fn a_compacted_log_goes_on_where_it_was() {
+        let mut log = log(&[1, 1, 2, 3]);
+        let size = log.entry(Index(1)).unwrap().size_bytes();
+        log.compact(Index(2));
+        assert_eq!((terms(&log), log.first_index()), (vec![2, 3], Index(3)));
+        assert_eq!(log.term_at(Index(2)), Some(Term(1)), "the base is known");
+        assert_eq!(log.term_at(Index(1)), None);
+        assert_eq!(log.size_bytes_held(), 2 * size);
+        log.compact(Index(2));
+        log.compact(Index(9));
+        assert_eq!(log.len(), 2, "what is not held is not dropped");
+        log.compact(Index(4));
+        assert_eq!((log.last().index, log.size_bytes_held()), (Index(4), 0));
+        assert_eq!(log.append(Term(3), Payload::Noop).index, Index(5));
+        assert_eq!(log.size_bytes_held(), size);
+    }
+
+    #[test]
+    fn an_installed_snapshot_keeps_what_follows_it_and_nothing_else() {
+        let last = EntryId {
+            term: Term(2),
+            index: Index(3),
+        };
+        let mut held = log(&[1, 1, 2, 2]);
+        assert!(held.install(last));
+        assert_eq!((terms(&held), held.base()), (vec![2], last));
+        for other in [&[1, 1, 1, 3][..], &[1, 1]] {
+            let mut other = log(other);
+            assert!(!other.install(last));
+            assert_eq!((other.len(), other.last()), (0, last));
+            assert_eq!(other.size_bytes_held(), 0);
+        }
+    }
+
+    /// The size of any part is the sum of its entries, whatever was appended, replaced and dropped before.
+    #[test]
+    fn sizes_are_sums() {
+        let mut rng = crate::base::rng::Rng::new(7);
+        let mut log = Log::default();
+        for round in 1..500 {
+            let command = Payload::Command(vec![0; rng.below(50) as usize].into());
+            log.append(Term(round), command);
+            if rng.one_in(9) {
+                log.compact(Index(rng.below(log.last().index.0 + 2)));
+            }
+            if rng.one_in(9) && !log.is_empty() {
+                let first = log.first_index().0 + rng.below(log.len() as u64);
+                log.merge(entries(first, &[round]), Index(0)).unwrap();
+            }
+            let (after, to) = (rng.below(round + 3), rng.below(round + 3));
+            let part = log
+                .entries
+                .iter()
+                .filter(|e| (after + 1..=to).contains(&e.id.index.0));
+            let sum: usize = part.map(Entry::size_bytes).sum();
+            assert_eq!(log.size_bytes(Index(after), Index(to)), sum, "{after} to {to}");
+            assert_eq!(
+                log.size_bytes_held(),
+                log.entries.iter().map(Entry::size_bytes).sum::<usize>()
+            );
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Which servers there are, as the log says: a membership is in force from the moment its entry is appended
 //! and out of force when the entry is replaced (Diss. 4.1, trap 3.2).
 
-use super::types::{Index, Membership, NodeId};
+use super::types::{Index, Membership, NodeId, SnapshotHeader};
 
 /// The memberships of the log, oldest first: one that is committed, and those that may still be replaced.
 #[derive(Clone, Debug)]
@@ -30,10 +30,26 @@ impl Memberships {
         self.history.last().map_or(Index(0), |(index, _)| *index)
     }
 
-    /// The latest membership that is committed, and so can't be taken back.
-    pub fn committed(&self) -> &Membership {
-        static NONE: Membership = Membership::NONE;
-        self.history.first().map_or(&NONE, |(_, membership)| membership)
+    /// Whether a membership up to `index`, of those that are still known, has this server.
+    pub fn had(&self, id: NodeId, index: Index) -> bool {
+        let mut before = self.history.iter().take_while(|(at, _)| *at <= index);
+        before.any(|(_, membership)| membership.contains(id))
+    }
+
+    /// The membership in force when the entry at `index` was the last one, and the index of the entry that brought it;
+    /// `None` where that is forgotten.
+    pub fn at(&self, index: Index) -> Option<(Index, &Membership)> {
+        let found = self.history.iter().rev().find(|(at, _)| *at <= index);
+        found.map(|(at, membership)| (*at, membership))
+    }
+
+    /// A snapshot takes the place of the log up to `last`: what was known up to there is forgotten for what the
+    /// snapshot says (trap 3.41), and what came later too unless the log after `last` stays.
+    pub fn install(&mut self, header: &SnapshotHeader, log_stays: bool) {
+        self.history
+            .retain(|(at, _)| log_stays && *at > header.last.index);
+        self.history
+            .insert(0, (header.membership_index, header.membership.clone()));
     }
 
     /// Whether the log or the snapshot names the membership in force; `false` for that of the bootstrap.
@@ -54,7 +70,8 @@ impl Memberships {
         }
     }
 
-    /// Entries up to `index` are committed: what was in force before can no longer come back.
+    /// Entries up to `index` are committed, and no snapshot of less will be taken: what was in force before is no
+    /// longer needed.
     pub fn commit(&mut self, index: Index) {
         let committed = self.history.iter().rposition(|(at, _)| *at <= index).unwrap_or(0);
         self.history.drain(..committed);

@@ -1,5 +1,5 @@
 //! `Raft`: the state of one server, and the dispatch of what happens to it. What happens then is in
-//! `election`, `leader`, `follower` and `read`.
+//! `election`, `leader`, `follower`, `snapshot` and `read`.
 
 use std::collections::VecDeque;
 
@@ -17,7 +17,10 @@ use super::progress::Window;
 use super::read::Reads;
 use super::ready::{Durability, Needs, ReadReady, Ready};
 use super::recovering::Recovering;
-use super::types::{Entry, EntryId, HardState, Index, Membership, NodeId, Payload, Term, Ticks};
+use super::snapshot::Chunks;
+use super::types::{
+    Entry, EntryId, HardState, Index, Membership, NodeId, Payload, SnapshotHeader, Term, Ticks,
+};
 use crate::base::rng::Rng;
 
 /// How one server behaves.
@@ -84,6 +87,8 @@ pub enum ProposeError {
     Transferring,
     /// Too much is uncommitted: `max_uncommitted_bytes`.
     TooMuchUncommitted,
+    /// The log takes too much memory, until a snapshot is taken: `max_log_bytes`.
+    LogFull,
 }
 
 /// Why leadership can't be handed over.
@@ -121,7 +126,13 @@ pub struct Raft {
     /// `commitIndex`: the greatest index known to be committed; in `[snapshot, last_index]`.
     pub(super) commit_index: Index,
     /// Entries up to here were given out for application; at most `commit_index`.
-    handed_index: Index,
+    pub(super) handed_index: Index,
+    /// The newest snapshot.
+    pub(super) snapshot: SnapshotHeader,
+    /// That snapshot can't be read: followers wait for a newer one.
+    pub(super) snapshot_is_lost: bool,
+    /// Chunks to send and to store.
+    pub(super) chunks: Chunks,
     pub(super) role: Role,
     pub(super) durability: Durability,
     pub(super) reads: Reads,
@@ -142,7 +153,12 @@ impl Raft {
     /// # Panics
     /// If the recovered entries do not follow the snapshot: recovery has checked them.
     pub fn new(options: Options, recovered: Recovered, now: Ticks) -> Raft {
-        let mut memberships = Memberships::new(recovered.membership_index, recovered.membership);
+        let snapshot = SnapshotHeader {
+            last: recovered.snapshot,
+            membership: recovered.membership,
+            membership_index: recovered.membership_index,
+        };
+        let mut memberships = Memberships::new(snapshot.membership_index, snapshot.membership.clone());
         for entry in &recovered.entries {
             if let Payload::Membership(membership) = &entry.payload {
                 memberships.append(entry.id.index, membership.clone());
@@ -157,10 +173,13 @@ impl Raft {
             hard_state: recovered.hard_state,
             durability: Durability::new(&log),
             log,
-            was_member: memberships.committed().contains(options.id),
+            was_member: false,
             memberships,
             commit_index: recovered.snapshot.index,
             handed_index: recovered.snapshot.index,
+            snapshot,
+            snapshot_is_lost: false,
+            chunks: Chunks::default(),
             role: Role::Follower(Follower::default()),
             reads: Reads::default(),
             ready_reads: Vec::new(),
@@ -231,7 +250,8 @@ impl Raft {
             Message::AppendEntriesResponse(response) => self.on_append_entries_response(from, response),
             Message::Heartbeat(request) => self.on_heartbeat(from, request_id, request),
             Message::HeartbeatResponse(response) => self.on_heartbeat_response(from, response),
-            Message::InstallSnapshot(_) | Message::InstallSnapshotResponse(_) => {}
+            Message::InstallSnapshot(request) => self.on_install_snapshot(from, request_id, request),
+            Message::InstallSnapshotResponse(response) => self.on_install_snapshot_response(from, response),
             Message::TimeoutNow(request) => self.on_timeout_now(from, request),
             Message::ReadIndex(request) => self.on_read_index(from, request_id, request),
             Message::ReadIndexResponse(response) => self.on_read_index_response(from, response),
@@ -247,8 +267,11 @@ impl Raft {
             // Granted by a server of any term: the term that counts is the one asked for, by its round.
             Message::PreVoteResponse(response) if response.vote_granted => true,
             _ if term > current => {
-                let leader =
-                    matches!(message, Message::AppendEntries(_) | Message::Heartbeat(_)).then_some(from);
+                let leads = matches!(
+                    message,
+                    Message::AppendEntries(_) | Message::Heartbeat(_) | Message::InstallSnapshot(_)
+                );
+                let leader = leads.then_some(from);
                 self.become_follower(term, leader);
                 true
             }
@@ -364,8 +387,8 @@ impl Raft {
             committed,
             reads: std::mem::take(&mut self.ready_reads),
             recovered: self.end_recovery(),
-            chunks_to_send: Vec::new(),
-            chunks_to_store: Vec::new(),
+            chunks_to_send: std::mem::take(&mut self.chunks.to_send),
+            chunks_to_store: std::mem::take(&mut self.chunks.to_store),
         }
     }
 
@@ -375,7 +398,10 @@ impl Raft {
             self.commit_index,
             self.options.max_apply_bytes,
         );
-        self.handed_index = committed.last().map_or(self.handed_index, |entry| entry.id.index);
+        if let Some(last) = committed.last() {
+            self.handed_index = last.id.index;
+            self.memberships.commit(self.handed_index);
+        }
         committed
     }
 
@@ -384,8 +410,6 @@ impl Raft {
         let index = index.min(self.log.last().index);
         if index > self.commit_index {
             self.commit_index = index;
-            self.memberships.commit(index);
-            self.was_member |= self.memberships.committed().contains(self.options.id);
         }
     }
 
@@ -424,11 +448,13 @@ impl Raft {
             hard_state: self.hard_state,
             commit_index: self.commit_index,
             first_index: self.log.first_index(),
+            snapshot_index: self.snapshot.last.index,
+            log_bytes: self.log_bytes(),
             last_log: self.log.last(),
             log_durable: self.durability.log_durable(),
             membership: self.memberships.latest(),
             membership_index: self.memberships.latest_index(),
-            committed_membership: self.memberships.committed(),
+            committed_membership: self.committed_membership(),
             is_changing: self.is_changing(),
             is_removed: self.is_removed(),
             is_recovering: self.is_recovering(),
@@ -449,6 +475,7 @@ impl Raft {
             silent_ms: self.now.since(progress.last_answer),
             is_recovering: leader.reconfiguration.recovering.contains(id),
             catch_up: self.catch_up_status(*id),
+            snapshot: progress.sending().map(|sending| sending.last().index),
         };
         leader.progress.iter().map(status).collect()
     }
@@ -501,6 +528,10 @@ pub struct Status<'a> {
     pub commit_index: Index,
     /// The first index of the log in memory.
     pub first_index: Index,
+    /// The last entry that the newest snapshot covers; 0 without one. The log in memory may begin earlier.
+    pub snapshot_index: Index,
+    /// What the log takes in memory.
+    pub log_bytes: usize,
     /// The last entry of the log.
     pub last_log: EntryId,
     /// The log is durable here up to this index.
@@ -541,6 +572,8 @@ pub struct FollowerStatus {
     pub is_recovering: bool,
     /// For a learner: how it gets on.
     pub catch_up: Option<CatchUpStatus>,
+    /// The last entry of the snapshot that it is being sent.
+    pub snapshot: Option<Index>,
 }
 
 /// What a server is (Raft figure 4).

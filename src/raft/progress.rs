@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::types::{Index, Ticks};
+use super::types::{EntryId, Index, SnapshotHeader, Ticks};
 
 /// What a leader knows of one follower.
 ///
@@ -39,7 +39,36 @@ pub enum State {
         /// The requests under way, oldest first; bounded by the options' window.
         inflight: VecDeque<Sent>,
     },
+    /// What the follower needs next is not in the log any more: it gets the snapshot (Raft 7).
+    Snapshot(Box<Sending>),
 }
+
+/// A snapshot on its way to a follower.
+///
+/// Chunks go out in order, several at a time, and the answers say which one is wanted next. In
+/// `[acked, acked + CHUNKS_UNDER_WAY]` lies `next_chunk`.
+#[derive(Clone, Debug)]
+pub struct Sending {
+    /// The snapshot.
+    pub header: SnapshotHeader,
+    /// The follower wants this chunk next: it has stored all before.
+    acked: u64,
+    /// The next chunk to send.
+    next_chunk: u64,
+    /// The follower has stored the last chunk, and works on it.
+    is_complete: bool,
+    /// What the follower has is not known, as after a silence or with a new connection: one chunk goes out, and the
+    /// answer says where to go on, be it further back.
+    is_asking: bool,
+    /// What is under way was sent again, because the chunk that is wanted was lost. Once only for each that is wanted.
+    is_rewound: bool,
+    /// When the follower last came further, or was asked.
+    at: Ticks,
+}
+
+/// So many chunks may be under way to one follower: enough to keep a connection busy while a disk writes, and few
+/// enough that heartbeats do not wait long behind them.
+const CHUNKS_UNDER_WAY: u64 = 4;
 
 /// An AppendEntries that was sent and not answered.
 #[derive(Clone, Copy, Debug)]
@@ -89,13 +118,57 @@ impl Progress {
         match self.state {
             State::Probe { .. } => self.probe_from(self.next_index),
             State::Replicate { .. } => self.probe_from(self.match_index.next()),
+            State::Snapshot(ref mut sending) => sending.ask(),
+        }
+    }
+
+    /// What comes after `match_index` is not in the log: the snapshot goes out instead.
+    pub fn send_snapshot(&mut self, header: SnapshotHeader, now: Ticks) {
+        self.state = State::Snapshot(Box::new(Sending::new(header, now)));
+    }
+
+    /// The snapshot on its way to this follower.
+    pub fn sending(&self) -> Option<&Sending> {
+        match &self.state {
+            State::Snapshot(sending) => Some(sending),
+            State::Probe { .. } | State::Replicate { .. } => None,
+        }
+    }
+
+    /// The same.
+    pub fn sending_mut(&mut self) -> Option<&mut Sending> {
+        match &mut self.state {
+            State::Snapshot(sending) => Some(sending),
+            State::Probe { .. } | State::Replicate { .. } => None,
+        }
+    }
+
+    /// The follower holds everything up to `index` durably, from a snapshot or otherwise.
+    pub fn holds_up_to(&mut self, index: Index) {
+        self.match_index = self.match_index.max(index);
+        self.next_index = self.next_index.max(self.match_index.next());
+    }
+
+    /// A snapshot that the follower has is no longer sent. If the log, which begins after `base`, has what comes next,
+    /// the follower gets entries again.
+    pub fn end_snapshot(&mut self, base: Index) {
+        let Some(last) = self.sending().map(Sending::last) else {
+            return;
+        };
+        if self.match_index >= base {
+            self.next_index = self.match_index.next();
+            self.state = State::Replicate {
+                inflight: VecDeque::new(),
+            };
+        } else if self.match_index >= last.index {
+            self.probe_from(self.match_index.next());
         }
     }
 
     /// Whether there is something to send to a follower while the log ends at `last_index`: entries, or the
     /// question whether it still holds what it was sent.
     pub fn lacks(&self, last_index: Index) -> bool {
-        self.next_index <= last_index
+        (self.next_index <= last_index && self.sending().is_none())
             || (matches!(self.state, State::Probe { .. }) && self.match_index < last_index)
     }
 
@@ -108,6 +181,7 @@ impl Progress {
                     && (inflight.is_empty()
                         || inflight.iter().map(|sent| sent.bytes).sum::<usize>() < window.max_bytes)
             }
+            State::Snapshot(_) => false,
         }
     }
 
@@ -119,14 +193,14 @@ impl Progress {
                 inflight.push_back(sent);
                 self.next_index = sent.last_index.next();
             }
+            State::Snapshot(_) => {}
         }
     }
 
     /// The follower holds everything up to `last_index`. True whenever it arrives, late or twice, as long as
     /// the session is the same: a follower takes nothing back within a term.
     pub fn accepted(&mut self, sequence: u64, last_index: Index) {
-        self.match_index = self.match_index.max(last_index);
-        self.next_index = self.next_index.max(self.match_index.next());
+        self.holds_up_to(last_index);
         match &mut self.state {
             State::Probe { .. } => {
                 self.state = State::Replicate {
@@ -136,6 +210,7 @@ impl Progress {
             State::Replicate { inflight } => {
                 inflight.retain(|sent| sent.sequence != sequence && sent.last_index > last_index);
             }
+            State::Snapshot(_) => {}
         }
     }
 
@@ -147,14 +222,16 @@ impl Progress {
             && match &self.state {
                 State::Probe { .. } => prev_log_index == self.next_index.prev(),
                 State::Replicate { .. } => true,
+                State::Snapshot(_) => false,
             }
     }
 
-    /// The oldest request under way.
-    pub fn oldest(&self) -> Option<Sent> {
+    /// When the oldest request under way was sent, or a snapshot last came further.
+    pub fn waits_since(&self) -> Option<Ticks> {
         match &self.state {
-            State::Probe { outstanding } => *outstanding,
-            State::Replicate { inflight } => inflight.front().copied(),
+            State::Probe { outstanding } => outstanding.map(|sent| sent.at),
+            State::Replicate { inflight } => inflight.front().map(|sent| sent.at),
+            State::Snapshot(sending) => Some(sending.at),
         }
     }
 
@@ -163,6 +240,80 @@ impl Progress {
         match &self.state {
             State::Probe { outstanding } => usize::from(outstanding.is_some()),
             State::Replicate { inflight } => inflight.len(),
+            State::Snapshot(sending) => sending.next_chunk.saturating_sub(sending.acked) as usize,
+        }
+    }
+}
+
+impl Sending {
+    fn new(header: SnapshotHeader, now: Ticks) -> Sending {
+        Sending {
+            header,
+            acked: 0,
+            next_chunk: 0,
+            is_complete: false,
+            is_asking: true,
+            is_rewound: false,
+            at: now,
+        }
+    }
+
+    /// The snapshot's last entry.
+    pub fn last(&self) -> EntryId {
+        self.header.last
+    }
+
+    /// The next chunk to send, if there is room for one; counted as sent. Where there are fewer chunks, nothing
+    /// comes of it.
+    pub fn take_chunk(&mut self, now: Ticks) -> Option<u64> {
+        let most = if self.is_asking { 1 } else { CHUNKS_UNDER_WAY };
+        if self.is_complete || self.next_chunk >= self.acked.saturating_add(most) {
+            return None;
+        }
+        if self.next_chunk == self.acked {
+            self.at = now;
+        }
+        let chunk = self.next_chunk;
+        self.next_chunk = chunk.saturating_add(1);
+        Some(chunk)
+    }
+
+    /// What was under way is lost, or nothing has come back: sends the chunk that is wanted once more, or the last
+    /// one where the follower has them all, to hear how far it is. If that was asked in vain, the first one, which
+    /// there is whatever the follower has said.
+    fn ask(&mut self) {
+        if self.is_asking {
+            self.acked = 0;
+        } else if self.is_complete {
+            self.acked = self.acked.saturating_sub(1);
+        }
+        self.is_complete = false;
+        self.next_chunk = self.acked;
+        self.is_asking = true;
+        self.is_rewound = false;
+    }
+
+    /// The follower wants `next_chunk`, or, if `complete`, has that many and all.
+    ///
+    /// An answer that wants less than is known to be stored is an old one, unless that was the question: a follower
+    /// may have lost what it had stored. One that wants just what is known, while that is under way, shows that it
+    /// was lost, for chunks arrive in the order in which they were sent.
+    pub fn wants(&mut self, next_chunk: u64, complete: bool, now: Ticks) {
+        if self.is_asking || next_chunk > self.acked || complete && !self.is_complete {
+            let starts_here = self.is_asking || complete;
+            self.next_chunk = if starts_here {
+                next_chunk
+            } else {
+                self.next_chunk.max(next_chunk)
+            };
+            self.acked = next_chunk;
+            self.is_complete = complete;
+            self.is_asking = false;
+            self.is_rewound = false;
+            self.at = now;
+        } else if next_chunk == self.acked && !self.is_complete && !self.is_rewound {
+            self.next_chunk = next_chunk;
+            self.is_rewound = true;
         }
     }
 }

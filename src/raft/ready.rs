@@ -9,7 +9,7 @@
 
 use super::log::Log;
 use super::message::Envelope;
-use super::types::{Batch, Entry, HardState, Index};
+use super::types::{Batch, Entry, EntryId, HardState, Index};
 
 /// What the driver has to do next. The fields may be worked on in any order, and at the same time: what must
 /// wait for the disk is not in `messages` yet.
@@ -81,6 +81,8 @@ pub(super) struct Durability {
     log_handed: Index,
     /// The log is durable up to here.
     log_durable: Index,
+    /// The next batch installs the snapshot up to this entry.
+    install: Option<EntryId>,
     in_flight: Option<InFlight>,
     /// Messages for now, and those that wait with the hard state version that they need.
     messages: Vec<Envelope>,
@@ -102,6 +104,11 @@ impl Durability {
             log_durable: last,
             ..Durability::default()
         }
+    }
+
+    /// The log is with the disk up to here, or already on it.
+    pub fn log_handed(&self) -> Index {
+        self.log_handed
     }
 
     /// The greatest index up to which the log is durable here.
@@ -129,6 +136,20 @@ impl Durability {
         if let Some(in_flight) = &mut self.in_flight {
             in_flight.log = in_flight.log.min(kept);
         }
+    }
+
+    /// A snapshot, durable as a file, takes the place of the log up to `last`, with the next batch. If the log went
+    /// on after that entry in memory, then what is with the disk of that is there to stay. If not, nothing on the
+    /// disk counts any more but what was committed before: what was with the disk is not the log, and after `last`
+    /// there is nothing.
+    pub fn installs(&mut self, last: EntryId, log_stays: bool, was_committed: Index) {
+        self.install = Some(last);
+        if log_stays {
+            self.log_handed = self.log_handed.max(last.index);
+            return;
+        }
+        self.log_changed_from(was_committed.next());
+        self.log_handed = last.index;
     }
 
     /// Sends at once.
@@ -159,7 +180,7 @@ impl Durability {
             return None;
         }
         let batch = Batch {
-            install: None,
+            install: self.install.take(),
             hard_state: (self.hard_now > self.hard_handed).then_some(hard_state),
             entries: log.slice(self.log_handed.next(), log.last().index, max_bytes),
         };

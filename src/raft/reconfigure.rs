@@ -137,8 +137,15 @@ impl Raft {
             Role::Candidate(_) | Role::Leader(_) => true,
         };
         let id = self.options.id;
-        let is_member = self.memberships.committed().contains(id) || self.memberships.latest().contains(id);
+        let is_member = self.committed_membership().contains(id) || self.memberships.latest().contains(id);
         self.was_member && !is_member && !hears_leader
+    }
+
+    /// The latest membership that is committed.
+    pub(super) fn committed_membership(&self) -> &Membership {
+        static NONE: Membership = Membership::NONE;
+        let known = self.memberships.at(self.commit_index);
+        known.map_or(&NONE, |(_, membership)| membership)
     }
 
     /// A new server, or a member that begins anew.
@@ -279,6 +286,7 @@ impl Raft {
 
     /// Goes on with what a leader does about the membership by itself, when there is something to go on with.
     pub(super) fn continue_change(&mut self) {
+        self.was_member |= self.memberships.had(self.options.id, self.commit_index);
         self.observe_learners();
         self.take_leave();
         if !self.has_committed_in_term() || self.is_transferring() {
@@ -405,7 +413,7 @@ impl Raft {
     /// not be known yet.
     pub(super) fn begin_progress(&mut self) {
         let (latest, id) = (self.memberships.latest().clone(), self.options.id);
-        let before = self.memberships.committed().others(id);
+        let before = self.committed_membership().others(id);
         let all: BTreeSet<NodeId> = before.chain(latest.others(id)).collect();
         for id in all {
             self.renew_progress(id);

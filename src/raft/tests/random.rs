@@ -102,7 +102,8 @@ impl Chaos {
                 let id = self.any();
                 self.world.persist(id);
             }
-            72..86 => self.client(),
+            72..83 => self.client(),
+            83..86 => self.snapshot(),
             86..93 => self.link(),
             93..96 => self.silence(),
             _ => self.process(),
@@ -198,6 +199,26 @@ impl Chaos {
         }
     }
 
+    /// Somebody takes a snapshot, or its process ends between the file and the log; what has arrived is installed or
+    /// has to wait.
+    fn snapshot(&mut self) {
+        let Some(id) = self.any_up() else { return };
+        let kept = if self.rng.one_in(2) { 0 } else { self.rng.below(12) };
+        match self.rng.below(12) {
+            0 => {
+                self.world.write_snapshot(id);
+                self.world.crash(id);
+            }
+            1 | 2 => self.world.server(id).holds_install = true,
+            3..5 => self.world.release_install(id),
+            5 => {
+                let last = self.world.raft(id).snapshot().last;
+                self.world.with(id, |raft| raft.snapshot_lost(last));
+            }
+            _ => self.world.take_snapshot(id, kept),
+        }
+    }
+
     fn link(&mut self) {
         let (a, b) = (self.any(), self.any());
         match self.rng.below(10) {
@@ -235,6 +256,10 @@ impl Chaos {
                 self.world.restart(id);
             }
             self.world.release_disk(id);
+            self.world.release_install(id);
+            if self.world.raft(id).wants_snapshot() {
+                self.world.take_snapshot(id, 0);
+            }
         }
         self.world.settle();
         self.idle(6 * ELECTION_TIMEOUT_MS);

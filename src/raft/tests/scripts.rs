@@ -117,6 +117,9 @@ fn execute(world: &mut World, words: &[&str]) -> String {
         "restart" => world.restart(number(1)),
         "hold-disk" => world.server(number(1)).disk.is_held = true,
         "release-disk" => world.release_disk(number(1)),
+        "snapshot" => world.take_snapshot(number(1), rest(2).first().copied().unwrap_or(0)),
+        "hold-install" => world.server(number(1)).holds_install = true,
+        "install" => world.release_install(number(1)),
         "persist" => world.persist(number(1)),
         "read" => world.read(number(1), number(2)),
         "propose" => match world.propose(number(1), words[2]) {
@@ -136,8 +139,13 @@ fn execute(world: &mut World, words: &[&str]) -> String {
             for f in world.raft(number(1)).status().followers {
                 writeln!(
                     said,
-                    "{}: match {}, next {}, {} under way",
-                    f.id, f.match_index, f.next_index, f.inflight
+                    "{}: match {}, next {}, {} under way{}",
+                    f.id,
+                    f.match_index,
+                    f.next_index,
+                    f.inflight,
+                    f.snapshot
+                        .map_or(String::new(), |last| format!(", snapshot up to {last}"))
                 )
                 .unwrap();
             }

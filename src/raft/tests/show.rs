@@ -21,13 +21,17 @@ pub fn states(world: &World) -> Vec<String> {
             .hard_state
             .vote
             .map_or(String::new(), |vote| format!(", vote {vote}"));
+        let base = match raft.log().base() {
+            base if base.index.0 == 0 => String::new(),
+            base => format!(" after {base}:"),
+        };
         let log: String = world.terms(id).iter().map(|term| format!(" {term}")).collect();
         let durable = match status.log_durable == status.last_log.index {
             true => String::new(),
             false => format!(", durable {}", status.log_durable),
         };
         format!(
-            "{id}: {role}, term {}{vote}, log{log}{durable}, commit {}",
+            "{id}: {role}, term {}{vote}, log{base}{log}{durable}, commit {}",
             raft.term(),
             status.commit_index
         )

@@ -6,9 +6,10 @@ use bytes::Bytes;
 
 use super::super::invariants::Invariants;
 use super::super::{
-    Batch, Entry, EntryId, Envelope, HardState, Index, Membership, Message, NodeId, Options, Payload,
-    ProposeError, Raft, Recovered, Term, Ticks, Window,
+    Entry, EntryId, Envelope, HardState, Index, InstallSnapshotResponse, Membership, Message, NodeId,
+    Options, Payload, ProposeError, Raft, Recovered, Term, Ticks, Window,
 };
+use super::disk::{Disk, Receiving, Snapshot};
 
 pub const ELECTION_TIMEOUT_MS: u64 = 1000;
 pub const HEARTBEAT_INTERVAL_MS: u64 = 100;
@@ -27,12 +28,15 @@ pub struct World {
     asked: BTreeMap<u64, Index>,
     /// Whom a server told that it has its vote, ever.
     votes: BTreeMap<(u64, Term), NodeId>,
+    /// Every entry that was ever applied.
+    said: BTreeMap<EntryId, Entry>,
     /// What the leader of a term has sent as its log.
     sent: BTreeMap<(Term, Index), EntryId>,
     membership: Membership,
     /// For servers that start from now on.
     pub max_append_bytes: usize,
     pub promises_lease: bool,
+    pub max_log_bytes: usize,
     starts: u64,
     seed: u64,
 }
@@ -42,46 +46,14 @@ pub struct Server {
     pub raft: Option<Raft>,
     pub disk: Disk,
     pub clock: Ticks,
-    /// What was given out for application since the start.
+    /// What was applied, from index 1 on: as given out since the start, or from a snapshot.
     pub applied: Vec<Entry>,
-}
-
-/// What is durable, and the write under way.
-#[derive(Default)]
-pub struct Disk {
-    pub hard_state: HardState,
-    pub entries: Vec<Entry>,
-    pub in_flight: Option<Batch>,
-    /// Writes wait until they are told to end.
-    pub is_held: bool,
-}
-
-impl Disk {
-    fn write(&mut self, batch: Batch) {
-        self.hard_state = batch.hard_state.unwrap_or(self.hard_state);
-        if let Some(first) = batch.entries.first() {
-            self.entries.truncate(first.id.index.prev().0 as usize);
-            assert_eq!(
-                self.entries.len() as u64,
-                first.id.index.prev().0,
-                "a hole in the log"
-            );
-        }
-        self.entries.extend(batch.entries);
-        let newest = self.entries.last().map_or(Term(0), |entry| entry.id.term);
-        assert!(
-            newest <= self.hard_state.term,
-            "an entry is durable before its term (trap 3.33)"
-        );
-    }
-
-    pub fn holds(&self, id: EntryId) -> bool {
-        id.index == Index(0)
-            || self
-                .entries
-                .get(id.index.prev().0 as usize)
-                .is_some_and(|e| e.id == id)
-    }
+    /// The snapshot that arrives.
+    pub receiving: Receiving,
+    /// A snapshot that has arrived, durable as a file.
+    pub arrived: Option<Snapshot>,
+    /// Snapshots that have arrived are not installed yet.
+    pub holds_install: bool,
 }
 
 pub fn options(id: u64, seed: u64) -> Options {
@@ -124,6 +96,16 @@ pub fn entries(terms: &[u64]) -> Vec<Entry> {
     terms.iter().enumerate().map(entry).collect()
 }
 
+/// The state in a snapshot: what its names stand for.
+fn applied(said: &BTreeMap<EntryId, Entry>, snapshot: &Snapshot) -> Vec<Entry> {
+    let entries: Vec<Entry> = snapshot.applied.iter().map(|name| said[name].clone()).collect();
+    assert_eq!(
+        entries.last().map(|entry| entry.id).unwrap_or_default(),
+        snapshot.header.last
+    );
+    entries
+}
+
 impl World {
     pub fn new(n: u64, seed: u64) -> World {
         let mut world = World {
@@ -134,10 +116,12 @@ impl World {
             reads: Vec::new(),
             asked: BTreeMap::new(),
             votes: BTreeMap::new(),
+            said: BTreeMap::new(),
             sent: BTreeMap::new(),
             membership: membership(n),
             max_append_bytes: 200,
             promises_lease: false,
+            max_log_bytes: usize::MAX,
             starts: 0,
             seed,
         };
@@ -147,6 +131,9 @@ impl World {
                 disk: Disk::default(),
                 clock: Ticks(0),
                 applied: Vec::new(),
+                receiving: Receiving::default(),
+                arrived: None,
+                holds_install: false,
             };
             world.servers.insert(id, server);
             world.restart(id);
@@ -180,10 +167,10 @@ impl World {
         self.servers.keys().copied().collect()
     }
 
-    /// The servers' logs, by terms.
+    /// A server's log, by terms.
     pub fn terms(&self, id: u64) -> Vec<u64> {
         let log = self.raft(id).log();
-        (1..=log.last().index.0)
+        (log.first_index().0..=log.last().index.0)
             .map_while(|i| log.term_at(Index(i)))
             .map(|term| term.0)
             .collect()
@@ -228,9 +215,19 @@ impl World {
                 );
                 server.applied.push(entry);
             }
+            for entry in &self.servers[&id].applied {
+                self.said.insert(entry.id, entry.clone());
+            }
             for envelope in ready.messages {
                 self.send(envelope);
             }
+            for envelope in ready.chunks_to_send {
+                self.send_chunk(id, envelope);
+            }
+            for envelope in ready.chunks_to_store {
+                self.store_chunk(id, envelope);
+            }
+            self.install(id);
             for read in ready.reads {
                 let asked = self.asked.remove(&read.ticket).expect("a read is confirmed once");
                 assert!(
@@ -248,6 +245,105 @@ impl World {
             }
         }
         self.check_disks(id);
+    }
+
+    /// Fills in the chunk, and sends it.
+    fn send_chunk(&mut self, id: u64, mut envelope: Envelope) {
+        let Message::InstallSnapshot(request) = &mut envelope.message else {
+            panic!("not a chunk: {envelope:?}");
+        };
+        let server = self.server(id);
+        let last = request.header.last;
+        let snapshot = server.disk.snapshots.get(&last.index);
+        match snapshot.filter(|snapshot| snapshot.header.last == last) {
+            None => server
+                .raft
+                .as_mut()
+                .expect("the server is down")
+                .snapshot_lost(last),
+            Some(snapshot) => {
+                if let Some((data, done)) = snapshot.chunk(request.chunk) {
+                    assert_eq!(snapshot.header, request.header);
+                    (request.data, request.done) = (data, done);
+                    self.send(envelope);
+                }
+            }
+        }
+    }
+
+    /// Stores a chunk, and says which one comes next.
+    fn store_chunk(&mut self, id: u64, envelope: Envelope) {
+        let Message::InstallSnapshot(request) = &envelope.message else {
+            panic!("not a chunk: {envelope:?}");
+        };
+        let server = self.server(id);
+        if server.arrived.is_some() {
+            return;
+        }
+        let Some((next_chunk, complete)) = server.receiving.take(request) else {
+            return;
+        };
+        let response = InstallSnapshotResponse {
+            session: request.session,
+            last: request.header.last,
+            next_chunk,
+            complete,
+            installed: false,
+        };
+        let raft = server.raft.as_mut().expect("the server is down");
+        raft.chunk_stored(envelope.from, envelope.request_id, response);
+        if let Some(snapshot) = server.receiving.take_complete() {
+            server.disk.keep(snapshot.clone());
+            server.arrived = Some(snapshot);
+        }
+    }
+
+    /// A snapshot that has arrived takes the place of log and state, if it is newer.
+    fn install(&mut self, id: u64) {
+        let server = self.servers.get_mut(&id).expect("a server");
+        if server.holds_install {
+            return;
+        }
+        let Some(snapshot) = server.arrived.take() else {
+            return;
+        };
+        let raft = server.raft.as_mut().expect("the server is down");
+        if raft.install_snapshot(snapshot.header.clone()) {
+            server.applied = applied(&self.said, &snapshot);
+        }
+    }
+
+    /// Installs what has arrived.
+    pub fn release_install(&mut self, id: u64) {
+        self.server(id).holds_install = false;
+        if self.is_up(id) {
+            self.install(id);
+            self.with(id, |_| ());
+        }
+    }
+
+    /// A file with a snapshot of the present state is made; `None` if there is nothing new.
+    pub fn write_snapshot(&mut self, id: u64) -> Option<Snapshot> {
+        let server = self.server(id);
+        let raft = server.raft.as_ref().expect("the server is down");
+        let header = raft.snapshot_header(Index(server.applied.len() as u64))?;
+        if header.last.index <= raft.snapshot().last.index && !raft.wants_snapshot() {
+            return None;
+        }
+        let applied = server.applied.iter().map(|entry| entry.id).collect();
+        let snapshot = Snapshot { header, applied };
+        server.disk.keep(snapshot.clone());
+        Some(snapshot)
+    }
+
+    /// Takes a snapshot of the state, and drops the log behind it but for `kept` entries.
+    pub fn take_snapshot(&mut self, id: u64, kept: u64) {
+        if let Some(snapshot) = self.write_snapshot(id) {
+            let last = snapshot.header.last.index;
+            let keep_after = Index(last.0.saturating_sub(kept));
+            self.with(id, |raft| raft.snapshot_taken(snapshot.header, keep_after));
+            self.server(id).disk.drop_head(keep_after);
+        }
     }
 
     fn send(&mut self, envelope: Envelope) {
@@ -278,6 +374,13 @@ impl World {
                     );
                 }
             }
+            Message::InstallSnapshotResponse(answer) if answer.installed => {
+                assert!(
+                    self.servers[&from].disk.holds(answer.last),
+                    "{from} says that it has installed {}, which is not durable",
+                    answer.last
+                );
+            }
             _ => {}
         }
         if !self.cut.contains(&(from, to)) {
@@ -299,9 +402,9 @@ impl World {
         if !raft.is_leader() || newest > Some(raft.term()) {
             return;
         }
-        let id_at = |index| EntryId {
-            term: raft.log().term_at(index).unwrap_or_default(),
-            index,
+        let id_at = |index| match raft.log().term_at(index) {
+            Some(term) => EntryId { term, index },
+            None => self.invariants.committed_at(index).unwrap_or_default(),
         };
         for follower in &status.followers {
             let matched = id_at(follower.match_index);
@@ -345,6 +448,8 @@ impl World {
         server.raft = None;
         server.disk.in_flight = None;
         server.applied.clear();
+        server.receiving = Receiving::default();
+        server.arrived = None;
         self.invariants.stopped(NodeId(id));
     }
 
@@ -365,16 +470,24 @@ impl World {
         let options = Options {
             max_append_bytes: self.max_append_bytes,
             promises_lease: self.promises_lease,
+            max_log_bytes: self.max_log_bytes,
             ..options(id, seed)
         };
-        let server = self.server(id);
+        let server = self.servers.get_mut(&id).expect("a server");
+        let (snapshot, entries) = server.disk.recover();
+        let header = snapshot.header.clone();
         let recovered = Recovered {
             hard_state: server.disk.hard_state,
-            snapshot: EntryId::default(),
-            membership,
-            entries: server.disk.entries.clone(),
+            snapshot: header.last,
+            membership: match header.last.index {
+                Index(0) => membership,
+                _ => header.membership,
+            },
+            membership_index: header.membership_index,
+            entries,
             ..Recovered::default()
         };
+        server.applied = applied(&self.said, &snapshot);
         server.raft = Some(Raft::new(options, recovered, server.clock));
         self.work(id);
     }
@@ -384,6 +497,8 @@ impl World {
         self.crash(id);
         let disk = &mut self.server(id).disk;
         disk.entries = entries(terms);
+        disk.base = EntryId::default();
+        disk.snapshots.clear();
         disk.hard_state.term = Term(terms.last().copied().unwrap_or(0)).max(disk.hard_state.term);
         self.restart(id);
     }
