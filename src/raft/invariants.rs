@@ -39,7 +39,8 @@ struct Seen {
     hard_state: HardState,
     is_leader: bool,
     commit_index: Index,
-    match_index: BTreeMap<NodeId, Index>,
+    /// By follower, and its data folder where it is a member.
+    match_index: BTreeMap<(NodeId, Option<Option<u64>>), Index>,
     /// The entry after which the log begins.
     base: EntryId,
     /// The names of all entries of the log.
@@ -113,7 +114,9 @@ impl Invariants {
             })?;
         }
         seen.log.truncate(kept);
+        let known = seen.log.back().copied().unwrap_or(seen.base).index;
         self.take_new_entries(raft, &mut seen)?;
+        check_memberships(raft, &status, leads && led, known)?;
         let committed_before = seen.commit_index;
         self.check_commit_index(&status, id, &mut seen)?;
         if leads {
@@ -288,9 +291,17 @@ impl Invariants {
                 format!("leader {id} of term {term} lacks a committed entry: {lost:?}")
             })?;
         }
+        let last_look = std::mem::take(&mut seen.match_index);
         for follower in &status.followers {
             let (matched, next) = (follower.match_index, follower.next_index);
-            let before = seen.match_index.insert(follower.id, matched).unwrap_or_default();
+            let members = status.membership;
+            let folder = members.incarnations.get(&follower.id).copied();
+            let key = (follower.id, members.contains(follower.id).then_some(folder));
+            seen.match_index.insert(key, matched);
+            let before = match follower.is_recovering {
+                true => Index(0),
+                false => last_look.get(&key).copied().unwrap_or_default(),
+            };
             ensure(
                 before <= matched && matched < next && next <= status.last_log.index.next(),
                 "match_index grows, and next_index lies between it and the end",
@@ -315,6 +326,42 @@ fn check_hard_state(id: NodeId, seen: &Seen, now: HardState) -> Result<(), Viola
         "term grows, and a vote is given once",
         || format!("server {id}: {before:?} became {now:?}"),
     )
+}
+
+/// A membership changes by steps (Diss. 4.3), and a leader begins none before the last one is committed (trap 3.1).
+/// Looks at the entries after `known`.
+fn check_memberships(
+    raft: &Raft,
+    status: &Status<'_>,
+    leads_on: bool,
+    known: Index,
+) -> Result<(), Violation> {
+    let membership_at = |index: Index| match &raft.log().entry(index)?.payload {
+        Payload::Membership(membership) => Some((index, membership)),
+        Payload::Noop | Payload::Command(_) => None,
+    };
+    let new = (known.next().0..=status.last_log.index.0).filter_map(|i| membership_at(Index(i)));
+    for (index, next) in new {
+        let first = raft.log().first_index().0;
+        let mut older = (first..index.0).rev().filter_map(|i| membership_at(Index(i)));
+        let Some((before_index, before)) = older.next() else {
+            continue;
+        };
+        ensure(before.may_become(next), "a membership changes by steps", || {
+            format!("server {}: {before:?} became {next:?} at {index}", raft.id())
+        })?;
+        ensure(
+            !leads_on || before_index <= status.commit_index,
+            "one change of the membership at a time",
+            || {
+                format!(
+                    "leader {} appended {index}, {before_index} is not committed",
+                    raft.id()
+                )
+            },
+        )?;
+    }
+    Ok(())
 }
 
 /// How many entries of the log are still those seen last time, by name.

@@ -11,6 +11,8 @@ use super::super::{Batch, Entry, EntryId, HardState, Index, InstallSnapshot, Sna
 #[derive(Default)]
 pub struct Disk {
     pub hard_state: HardState,
+    /// What was acknowledged before may be lost (trap 3.31).
+    pub recovering: bool,
     /// The log begins after this entry.
     pub base: EntryId,
     pub entries: Vec<Entry>,

@@ -5,7 +5,7 @@
 //! A seed that fails prints itself; `SEED=…` runs it alone.
 
 use super::super::{Envelope, NodeId};
-use super::world::{ELECTION_TIMEOUT_MS, World};
+use super::world::{ELECTION_TIMEOUT_MS, HEARTBEAT_INTERVAL_MS, World};
 use crate::base::rng::Rng;
 
 const SEEDS: u64 = 300;
@@ -21,7 +21,19 @@ fn random_worlds_of_five_are_safe_and_live() {
     run_seeds(5);
 }
 
+#[test]
+fn random_worlds_with_changes_are_safe_and_live() {
+    run(3, |n, seed| Chaos {
+        has_operator: true,
+        ..Chaos::new(n, seed)
+    });
+}
+
 fn run_seeds(n: u64) {
+    run(n, Chaos::new);
+}
+
+fn run(n: u64, chaos: fn(u64, u64) -> Chaos) {
     let number = |name| {
         std::env::var(name)
             .ok()
@@ -32,7 +44,7 @@ fn run_seeds(n: u64) {
         None => 0..number("SEEDS").unwrap_or(SEEDS),
     };
     for seed in seeds {
-        let run = std::panic::catch_unwind(|| Chaos::new(n, seed).run());
+        let run = std::panic::catch_unwind(|| chaos(n, seed).run());
         if let Err(panic) = run {
             println!("SEED={seed} with {n} servers fails");
             std::panic::resume_unwind(panic);
@@ -52,6 +64,8 @@ struct Chaos {
     late: Vec<Envelope>,
     tickets: u64,
     proposals: u64,
+    /// Somebody changes the membership, and disks are lost.
+    has_operator: bool,
 }
 
 impl Chaos {
@@ -75,6 +89,7 @@ impl Chaos {
             late: Vec::new(),
             tickets: 0,
             proposals: 0,
+            has_operator: false,
         }
     }
 
@@ -95,6 +110,10 @@ impl Chaos {
     }
 
     fn step(&mut self) {
+        if self.has_operator && self.rng.one_in(20) {
+            self.world.operate(&mut self.rng);
+            self.n = self.world.servers.len() as u64;
+        }
         match self.rng.below(100) {
             0..50 => self.network(),
             50..60 => self.time(),
@@ -263,9 +282,12 @@ impl Chaos {
         }
         self.world.settle();
         self.idle(6 * ELECTION_TIMEOUT_MS);
+        self.mend();
         let leader = self.world.leader().expect("no leader");
+        let members = self.world.raft(leader).status().membership.clone();
+        let members: Vec<u64> = members.voters.iter().map(|id| id.0).collect();
         let all = self.world.raft(leader).status().last_log.index.0;
-        for id in self.world.ids() {
+        for id in members.clone() {
             assert_eq!(
                 self.world.commit_index(id),
                 all,
@@ -275,7 +297,7 @@ impl Chaos {
             self.world.read(id, self.tickets);
         }
         self.world.settle();
-        for id in self.world.ids() {
+        for id in members.clone() {
             assert!(
                 self.world.reads.iter().any(|read| read.0 == id),
                 "server {id} can't read"
@@ -286,7 +308,7 @@ impl Chaos {
             .propose(leader, "the end")
             .expect("the leader takes no proposal");
         self.idle(4 * ELECTION_TIMEOUT_MS);
-        for id in self.world.ids() {
+        for id in members {
             assert_eq!(
                 self.world.commit_index(id),
                 entry.index.0,
@@ -295,6 +317,18 @@ impl Chaos {
             assert_eq!(self.world.server(id).applied.len() as u64, entry.index.0);
         }
         assert_eq!(self.world.invariants.commit_index(), entry.index);
+    }
+
+    /// All changes come to their end, and all members are well.
+    fn mend(&mut self) {
+        for _ in 0..1000 {
+            if !self.has_operator || self.world.mend() {
+                return self.idle(2 * ELECTION_TIMEOUT_MS);
+            }
+            self.idle(HEARTBEAT_INTERVAL_MS);
+        }
+        let leader = self.world.leader().map(|id| self.world.raft(id).status());
+        panic!("a change does not come to its end: {leader:?}");
     }
 
     fn idle(&mut self, ms: u64) {

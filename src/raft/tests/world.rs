@@ -32,7 +32,8 @@ pub struct World {
     said: BTreeMap<EntryId, Entry>,
     /// What the leader of a term has sent as its log.
     sent: BTreeMap<(Term, Index), EntryId>,
-    membership: Membership,
+    /// The server, if any, that has lost its disk and is counted on nevertheless.
+    pub damaged: Option<u64>,
     /// For servers that start from now on.
     pub max_append_bytes: usize,
     pub promises_lease: bool,
@@ -42,6 +43,10 @@ pub struct World {
 }
 
 pub struct Server {
+    /// What its configuration says about the members; empty for one that joins.
+    pub bootstrap: Membership,
+    /// The number of its data folder.
+    pub incarnation: u64,
     /// `None` while the process is down.
     pub raft: Option<Raft>,
     pub disk: Disk,
@@ -118,7 +123,7 @@ impl World {
             votes: BTreeMap::new(),
             said: BTreeMap::new(),
             sent: BTreeMap::new(),
-            membership: membership(n),
+            damaged: None,
             max_append_bytes: 200,
             promises_lease: false,
             max_log_bytes: usize::MAX,
@@ -126,19 +131,26 @@ impl World {
             seed,
         };
         for id in 1..=n {
-            let server = Server {
-                raft: None,
-                disk: Disk::default(),
-                clock: Ticks(0),
-                applied: Vec::new(),
-                receiving: Receiving::default(),
-                arrived: None,
-                holds_install: false,
-            };
-            world.servers.insert(id, server);
-            world.restart(id);
+            world.new_server(id, membership(n));
         }
         world
+    }
+
+    /// A server with an empty disk starts.
+    pub fn new_server(&mut self, id: u64, bootstrap: Membership) {
+        let server = Server {
+            bootstrap,
+            incarnation: 1000 * id,
+            raft: None,
+            disk: Disk::default(),
+            clock: Ticks(0),
+            applied: Vec::new(),
+            receiving: Receiving::default(),
+            arrived: None,
+            holds_install: false,
+        };
+        self.servers.insert(id, server);
+        self.restart(id);
     }
 
     /// A cluster of `n` whose server 1 leads term 1, its first entry committed everywhere.
@@ -228,6 +240,7 @@ impl World {
                 self.store_chunk(id, envelope);
             }
             self.install(id);
+            self.server(id).disk.recovering &= !ready.recovered;
             for read in ready.reads {
                 let asked = self.asked.remove(&read.ticket).expect("a read is confirmed once");
                 assert!(
@@ -350,7 +363,8 @@ impl World {
         let (from, to) = (envelope.from.0, envelope.to.0);
         match &envelope.message {
             Message::RequestVoteResponse(vote) if vote.vote_granted => {
-                let first = *self.votes.entry((from, envelope.term)).or_insert(envelope.to);
+                let voter = self.servers[&from].incarnation;
+                let first = *self.votes.entry((voter, envelope.term)).or_insert(envelope.to);
                 assert_eq!(first, envelope.to, "{from} votes twice in term {}", envelope.term);
                 assert!(
                     self.servers[&from].disk.hard_state.term >= envelope.term,
@@ -406,7 +420,8 @@ impl World {
             Some(term) => EntryId { term, index },
             None => self.invariants.committed_at(index).unwrap_or_default(),
         };
-        for follower in &status.followers {
+        let others = status.followers.iter();
+        for follower in others.filter(|follower| self.damaged != Some(follower.id.0)) {
             let matched = id_at(follower.match_index);
             assert!(
                 self.servers[&follower.id.0].disk.holds(matched),
@@ -415,13 +430,11 @@ impl World {
             );
         }
         let committed = id_at(status.commit_index);
-        let copies = self
-            .servers
-            .values()
-            .filter(|server| server.disk.holds(committed))
-            .count();
+        let voters = &status.committed_membership.voters;
+        let holds = |id: &&NodeId| self.damaged == Some(id.0) || self.servers[&id.0].disk.holds(committed);
+        let copies = voters.iter().filter(holds).count();
         assert!(
-            2 * copies > self.servers.len(),
+            2 * copies > voters.len(),
             "{id} has committed {committed}, durable on {copies}"
         );
     }
@@ -466,7 +479,6 @@ impl World {
     pub fn restart(&mut self, id: u64) {
         self.starts += 1;
         let seed = self.seed.wrapping_mul(1000).wrapping_add(self.starts);
-        let membership = self.membership.clone();
         let options = Options {
             max_append_bytes: self.max_append_bytes,
             promises_lease: self.promises_lease,
@@ -480,12 +492,12 @@ impl World {
             hard_state: server.disk.hard_state,
             snapshot: header.last,
             membership: match header.last.index {
-                Index(0) => membership,
+                Index(0) => server.bootstrap.clone(),
                 _ => header.membership,
             },
             membership_index: header.membership_index,
             entries,
-            ..Recovered::default()
+            recovering: server.disk.recovering,
         };
         server.applied = applied(&self.said, &snapshot);
         server.raft = Some(Raft::new(options, recovered, server.clock));
@@ -540,7 +552,7 @@ impl World {
     /// A message arrives, if the process is up and the link is not cut meanwhile.
     pub fn arrive(&mut self, envelope: Envelope) {
         let (from, to) = (envelope.from.0, envelope.to.0);
-        if self.is_up(to) && !self.cut.contains(&(from, to)) {
+        if self.is_up(to) && !self.cut.contains(&(from, to)) && !self.is_refused(from, to) {
             self.with(to, |raft| raft.step(envelope));
         }
     }
