@@ -190,6 +190,7 @@ impl Raft {
         if !self.hear_leader(from) {
             return;
         }
+        self.notice_lost_entries(request.leader_commit);
         // The leader names no index beyond what this server has acknowledged to it, so the log is the leader's
         // up to there, also where `matched` was forgotten: after a restart, or an election that came to nothing.
         self.learn_commit_index(request.leader_commit, request.leader_commit);

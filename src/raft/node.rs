@@ -139,6 +139,8 @@ pub struct Raft {
     pub(super) ready_reads: Vec<ReadReady>,
     /// Set while this server may lack what it once acknowledged.
     pub(super) recovering: Option<Recovering>,
+    /// It was noticed while running that acknowledged entries are gone; the driver is still to be told.
+    pub(super) has_lost_entries: bool,
     /// Not to vote for others while a leader may hold a lease.
     pub(super) promise: Promise,
     /// Since when the disk works on the batch that it was given.
@@ -184,6 +186,7 @@ impl Raft {
             reads: Reads::default(),
             ready_reads: Vec::new(),
             recovering: recovered.recovering.then(Recovering::default),
+            has_lost_entries: false,
             promise: Promise {
                 to: None,
                 until: now.after(options.election_timeout_ms),
@@ -387,6 +390,7 @@ impl Raft {
             committed,
             reads: std::mem::take(&mut self.ready_reads),
             recovered: self.end_recovery(),
+            recovering: std::mem::take(&mut self.has_lost_entries),
             chunks_to_send: std::mem::take(&mut self.chunks.to_send),
             chunks_to_store: std::mem::take(&mut self.chunks.to_store),
         }

@@ -27,6 +27,9 @@ pub struct Ready {
     /// What this server had lost is here again: it counts from now on, and what was noted of its loss is to be
     /// forgotten, durably (trap 3.31).
     pub recovered: bool,
+    /// This server has noticed that it lacks what it once acknowledged: it is recovering from now on, which is to be
+    /// written down (trap 3.38).
+    pub recovering: bool,
     /// InstallSnapshot without its chunk: to be filled in from the file of the snapshot that it names, and sent. One
     /// with a chunk past the end is dropped. May be lost.
     pub chunks_to_send: Vec<Envelope>,
@@ -52,6 +55,7 @@ impl Ready {
             && self.committed.is_empty()
             && self.reads.is_empty()
             && !self.recovered
+            && !self.recovering
             && self.chunks_to_send.is_empty()
             && self.chunks_to_store.is_empty()
     }

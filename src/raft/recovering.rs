@@ -35,6 +35,22 @@ impl Raft {
         }
     }
 
+    /// A leader's heartbeat names no index that this server has not acknowledged to it, in the same term. Where the log
+    /// ends before it, the data folder is an older copy of itself, and other promises are lost with it (trap 3.38).
+    pub(super) fn notice_lost_entries(&mut self, acknowledged: Index) {
+        let last = self.log.last().index;
+        if acknowledged > last && !self.is_recovering() {
+            tracing::error!(
+                %acknowledged, %last,
+                "this server has acknowledged more than it holds: its data folder was put back to an earlier state, or \
+                 its disk has lost writes. It fetches everything anew, and does not vote until then",
+            );
+            self.recovering = Some(Recovering::default());
+            self.has_lost_entries = true;
+            self.begin_recovery();
+        }
+    }
+
     /// A question with these tickets was answered. Takes out the one that is no caller's.
     pub(super) fn take_recovery_ticket(&mut self, mut tickets: Vec<u64>, read_index: Index) -> Vec<u64> {
         if let Some(recovering) = self.recovering.as_mut()
