@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use super::fs::{File, Fs, RealFs, SimFs};
+use super::segment::Name;
 use super::*;
 use crate::base::rng::Rng;
 use crate::raft::{EntryId, Index, Payload, Term};

@@ -18,6 +18,14 @@ pub struct DiskError {
 }
 
 impl DiskError {
+    /// Whether the disk, or the share of it that this user may have, is full.
+    pub fn is_full(&self) -> bool {
+        matches!(
+            self.error.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        )
+    }
+
     /// For `map_err`: names what was tried, and with what.
     pub(super) fn with(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DiskError {
         let path = path.to_path_buf();

@@ -19,8 +19,8 @@
 //! the 508 bytes before it and starts from the sector's number in the file, so that a sector found elsewhere
 //! than where it was written does not verify.
 //!
-//! Version 2 added the record of type 4, and a log that does not begin with segment 1; nothing that version 1
-//! wrote changed its meaning, so both are read.
+//! Version 2 added the record of type 4, and a log that does not begin with segment 1; version 3 lines of the
+//! identity. Nothing that an earlier version wrote changed its meaning, so all are read.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -28,7 +28,7 @@ use crate::raft::{Entry, EntryId, HardState, Index, NodeId, Term};
 use crate::wire::disk::{Malformed, decode_entry, decode_hard_state, encode_entry, encode_hard_state};
 
 /// The version of this format, in every header and in the identity file.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 
 /// The first version, which is read too.
 pub(super) const VERSION_MIN: u32 = 1;
@@ -382,9 +382,10 @@ mod tests {
             out
         };
         assert_eq!(
-            Header::read(sectors(&of_version(3))[0], 9),
-            Err(HeaderError::Version(3))
+            Header::read(sectors(&of_version(4))[0], 9),
+            Err(HeaderError::Version(4))
         );
+        assert_eq!(Header::read(sectors(&of_version(2))[0], 9), Ok(header()));
         let old = of_version(1);
         // Of all but the sector's own checksum: with it, the result would be the same for all sectors.
         assert_eq!(
@@ -395,9 +396,9 @@ mod tests {
         assert_eq!(Header::read(sectors(&old)[0], 9), Ok(header()));
     }
 
-    /// What versions 1 and 2 look like on disk. When this fails, old logs can no longer be read.
+    /// What versions 1 to 3 look like on disk. When this fails, old logs can no longer be read.
     #[test]
-    fn the_bytes_of_versions_1_and_2() {
+    fn the_bytes_of_versions_1_to_3() {
         let mut batch = BytesMut::new();
         begin_batch(&mut batch);
         put_hard_state(&header().hard_state, &mut batch);
@@ -408,7 +409,14 @@ mod tests {
         assert_eq!(out[..13], batch[..]);
         assert_eq!(out[492..508], [42, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(crc32c::crc32c(&out[..CHECKED_BYTES]), 604_388_648);
-        assert_eq!(crc32c::crc32c(&header().write(9)[..CHECKED_BYTES]), 3_986_054_128);
+        let mut written = header().write(9);
+        assert_eq!(crc32c::crc32c(&written[..CHECKED_BYTES]), 2_555_488_087);
+        written[8] = 2;
+        assert_eq!(
+            crc32c::crc32c(&written[..CHECKED_BYTES]),
+            3_986_054_128,
+            "what version 2 wrote"
+        );
         begin_batch(&mut batch);
         put_base(header().last, &mut batch);
         finish_batch(&mut batch);

@@ -1,17 +1,21 @@
-//! Whose data a folder holds: a small text file, written once and once more when the cluster is known.
+//! Whose data a folder holds, and whether its log can be relied on: a small text file, replaced as a whole.
 //!
 //! ```text
-//! raftline data folder, format 2
+//! raftline data folder, format 3
 //! node_id = 3
 //! cluster_id = 6f1e4a0c9b7d4c53a1f00d5e2b9c8d71
 //! incarnation = 8f1c62a9d0b34e57
 //! fsync = always
+//! log = whole
+//! term = 0
+//! vote = none
 //! checksum = 1a2b3c4d
 //! ```
 //!
 //! `cluster_id` is `unknown` until the first leader's first entry is committed. `fsync` is `was off` from the
 //! first start without fsync on: such a folder has been exposed to losing acknowledged writes (trap 3.32).
-//! The checksum is the crc32c of all bytes before its line. Format 1 differs in that number only.
+//! `log` is a [`LogState`]; `term` and `vote` are what the node knew when its log was set aside. The checksum is
+//! the crc32c of all bytes before its line. Formats 1 and 2 do not have the lines from `log` to `vote`.
 
 use std::fmt::Write;
 use std::io;
@@ -20,7 +24,7 @@ use std::path::{Path, PathBuf};
 use super::error::{Damage, DiskError, OpenError};
 use super::format::{VERSION, VERSION_MIN};
 use super::fs::{File, Fs};
-use crate::raft::NodeId;
+use crate::raft::{HardState, NodeId, Term};
 
 const NAME: &str = "raftline.identity";
 const SIZE_MAX_BYTES: u64 = 4096;
@@ -28,6 +32,43 @@ const TITLE: &str = "raftline data folder, format ";
 const UNKNOWN: &str = "unknown";
 const FSYNC_ALWAYS: &str = "always";
 const FSYNC_WAS_OFF: &str = "was off";
+const NO_VOTE: &str = "none";
+/// The first format that says what the log is.
+const WITH_LOG_STATE: u32 = 3;
+
+/// Whether the log and the snapshots of a folder can be relied on. Any other than [`LogState::Whole`] says that the
+/// node is recovering: what it once acknowledged may be missing (trap 3.31), or is wrong and is to be replaced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogState {
+    /// They hold all that the node promised to remember.
+    #[default]
+    Whole,
+    /// They are to be set aside at the next start.
+    Rejected,
+    /// They are being set aside: a part of them may be elsewhere already.
+    Leaving,
+    /// They were set aside. What is here now came after that, from the other nodes.
+    Refetching,
+}
+
+impl LogState {
+    const NAMES: [(LogState, &str); 4] = [
+        (LogState::Whole, "whole"),
+        (LogState::Rejected, "to be set aside"),
+        (LogState::Leaving, "being set aside"),
+        (LogState::Refetching, "being fetched again"),
+    ];
+
+    fn name(self) -> &'static str {
+        let found = LogState::NAMES.iter().find(|(state, _)| *state == self);
+        found.map_or("", |(_, name)| name)
+    }
+
+    fn parse(name: &str) -> Option<LogState> {
+        let found = LogState::NAMES.iter().find(|(_, known)| *known == name);
+        found.map(|(state, _)| *state)
+    }
+}
 
 /// Who made a data folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +81,11 @@ pub struct Identity {
     pub incarnation: u64,
     /// Whether this folder was ever written without fsync.
     pub fsync_was_off: bool,
+    /// Whether the log can be relied on.
+    pub log: LogState,
+    /// Term and vote that the node must not forget although its log was set aside. The default where the log is
+    /// whole.
+    pub known: HardState,
 }
 
 /// The identity file of a data folder.
@@ -109,8 +155,18 @@ pub(super) fn format(identity: &Identity, version: u32) -> String {
         "{TITLE}{version}\nnode_id = {}\ncluster_id = {cluster_id}\nincarnation = {:016x}\nfsync = {fsync}\n",
         identity.node_id, identity.incarnation
     );
-    let checksum = crc32c::crc32c(text.as_bytes());
     // Writing to a string does not fail.
+    if version >= WITH_LOG_STATE {
+        let vote = identity.known.vote.map(|id| id.to_string());
+        let _ = writeln!(
+            text,
+            "log = {}\nterm = {}\nvote = {}",
+            identity.log.name(),
+            identity.known.term,
+            vote.as_deref().unwrap_or(NO_VOTE)
+        );
+    }
+    let checksum = crc32c::crc32c(text.as_bytes());
     let _ = writeln!(text, "checksum = {checksum:08x}");
     text
 }
@@ -137,11 +193,22 @@ fn parse(bytes: &[u8], version: u32) -> Option<Identity> {
         UNKNOWN => None,
         id => Some(u128::from_str_radix(id, 16).ok()?.to_be_bytes()),
     };
+    let (mut log, mut known) = (LogState::Whole, HardState::default());
+    if version >= WITH_LOG_STATE {
+        log = LogState::parse(value("log")?)?;
+        known.term = Term(value("term")?.parse().ok()?);
+        known.vote = match value("vote")? {
+            NO_VOTE => None,
+            id => Some(NodeId(id.parse().ok()?)),
+        };
+    }
     let identity = Identity {
         cluster_id,
         node_id: NodeId(value("node_id")?.parse().ok()?),
         incarnation: u64::from_str_radix(value("incarnation")?, 16).ok()?,
         fsync_was_off: value("fsync")? == FSYNC_WAS_OFF,
+        log,
+        known,
     };
     // The one text that says this, checksum included: nothing else passes.
     (format(&identity, version) == text).then_some(identity)
@@ -158,18 +225,25 @@ mod tests {
             node_id: NodeId(3),
             incarnation: 0xfeed,
             fsync_was_off: false,
+            log: LogState::Whole,
+            known: HardState::default(),
         }
     }
 
     #[test]
     fn it_comes_back_and_any_flipped_bit_is_seen() {
         let dir = Path::new("data");
-        for cluster_id in [None, identity().cluster_id] {
+        for (number, (log, _)) in (0..).zip(LogState::NAMES) {
             let fs = SimFs::new();
             fs.create_dir_all(dir).unwrap();
             assert_eq!(read(&fs, dir).unwrap(), None);
             let identity = Identity {
-                cluster_id,
+                cluster_id: identity().cluster_id.filter(|_| number > 0),
+                log,
+                known: HardState {
+                    term: Term(number),
+                    vote: (number > 1).then_some(NodeId(number)),
+                },
                 ..identity()
             };
             write(&fs, dir, &identity).unwrap();
@@ -180,6 +254,36 @@ mod tests {
                 fs.flip(&path(dir), bit / 8, 1 << (bit % 8));
             }
         }
+    }
+
+    /// When this fails, folders can no longer be read.
+    #[test]
+    fn the_bytes_of_versions_1_to_3() {
+        let old = "raftline data folder, format 2\nnode_id = 3\n\
+                   cluster_id = 0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f\n\
+                   incarnation = 000000000000feed\nfsync = always\nchecksum = ";
+        let text = format(&identity(), 2);
+        assert_eq!(text[..old.len()], *old);
+        assert_eq!(parse(text.as_bytes(), 2), Some(identity()));
+        assert_eq!(format(&identity(), 1), {
+            let old = old.replace("format 2", "format 1");
+            let sum = crc32c::crc32c(old.strip_suffix("checksum = ").unwrap().as_bytes());
+            format!("{old}{sum:08x}\n")
+        });
+        let recovering = Identity {
+            log: LogState::Refetching,
+            known: HardState {
+                term: Term(7),
+                vote: Some(NodeId(2)),
+            },
+            ..identity()
+        };
+        let text = format(&recovering, 3);
+        assert!(
+            text.contains("fsync = always\nlog = being fetched again\nterm = 7\nvote = 2\nchecksum = "),
+            "{text}"
+        );
+        assert!(format(&identity(), 3).contains("\nlog = whole\nterm = 0\nvote = none\n"));
     }
 
     #[test]

@@ -11,20 +11,24 @@
 //! [`Storage::install_snapshot`]. Either way the file is durable first and the log follows, so that every
 //! crash leaves a snapshot and all that comes after it.
 //!
-//! In the order of reading: `format` (bytes), `segment` (one file), `wal` (the sequence), `snapshot`,
-//! `recovery` (what a crash may leave, told apart from damage), `spares`, `terms`, `identity`.
-//! `docs/disk-format.md` has the whole story.
+//! **Damage.** Where log or snapshots are damaged, [`Storage::open`] refuses, and [`Storage::open_or_set_aside`]
+//! moves them away and says that the node is recovering: it has forgotten what it acknowledged, and gets it from
+//! the other nodes again. It stays so over restarts until [`Storage::clear_recovering`].
 //!
-//! Missing: repairing damage from the other nodes; a reserve of space for snapshots on a disk that is nearly
-//! full (trap 3.34).
+//! In the order of reading: `format` (bytes), `segment` (one file), `wal` (the sequence), `snapshot`,
+//! `recovery` (what a crash may leave, told apart from damage), `opening`, `set_aside`, `salvage`, `spares`,
+//! `terms`, `identity`. `docs/disk-format.md` has the whole story.
 
 pub mod fs;
 
 mod error;
 mod format;
 mod identity;
+mod opening;
 mod recovery;
+mod salvage;
 mod segment;
+mod set_aside;
 mod snapshot;
 mod spares;
 mod terms;
@@ -33,20 +37,21 @@ mod wal;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
+mod damage_tests;
+#[cfg(test)]
 mod snapshot_tests;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use self::fs::{Fs, RealFs};
-use self::recovery::Covered;
-use self::segment::Name;
-use self::wal::{Place, Wal};
-use crate::raft::{Batch, Entry, EntryId, HardState, NodeId};
+use self::opening::Folder;
+use self::wal::Wal;
+use crate::raft::{Batch, Entry, EntryId, HardState, Membership, NodeId};
 
 pub use self::error::{Damage, DiskError, OpenError, PersistError};
-pub use self::identity::Identity;
+pub use self::identity::{Identity, LogState};
 pub use self::recovery::Torn;
 pub use self::snapshot::{CHUNK_MAX_BYTES, Committed, SnapshotReader, SnapshotWriter, Snapshots};
 pub use self::spares::SparePreparer;
@@ -88,6 +93,11 @@ pub struct Recovered<F: Fs = RealFs> {
     pub damaged_snapshots: Vec<Damage>,
     /// The batch that a crash interrupted, where it did: dropped, and worth a line in the log.
     pub torn: Option<Torn>,
+    /// Whether the node has lost what it acknowledged, or is to replace it, and has not yet got it back from the
+    /// others: until [`Storage::clear_recovering`] it must not vote, and what it acknowledges must not be counted.
+    pub recovering: bool,
+    /// The damage for which log and snapshots were set aside just now: worth a line in the log.
+    pub set_aside: Option<Damage>,
 }
 
 /// The data folder of one node, locked.
@@ -121,44 +131,83 @@ impl<F: Fs> Storage<F> {
         options: &Options,
         new_incarnation: u64,
     ) -> Result<(Storage<F>, Recovered<F>), OpenError> {
-        let dir = &options.dir;
-        let place = Place {
-            dir: dir.join(LOG_DIR_NAME),
-            segment_size_bytes: segment_size(options.segment_size_bytes),
-            fsync: options.fsync,
-        };
-        fs.create_dir_all(dir).map_err(DiskError::with("create", dir))?;
-        let lock_path = dir.join(LOCK_NAME);
-        let lock = fs.lock(&lock_path).map_err(DiskError::with("lock", &lock_path))?;
-        let lock = lock.ok_or_else(|| OpenError::Locked { dir: dir.clone() })?;
-        let (identity, version) = open_identity(&fs, options, &place, new_incarnation)?;
-        let lock = Arc::new(lock);
-        let folder = Folder {
-            fs,
-            options,
-            place,
-            lock,
-        };
-        let (storage, recovered) = folder.recover(identity)?;
-        if version < format::VERSION {
-            // Before anything that the older version cannot read is written.
-            identity::write(&storage.fs, dir, &storage.identity)?;
-        }
-        storage.settle(recovered)
+        Storage::open_or_set_aside(fs, options, new_incarnation, |_| false)
+    }
+
+    /// As [`Storage::open`]; but where log or snapshots are damaged and the cluster has other voters to fetch them
+    /// from again, they are moved into the folder `damaged`, in the place of what was moved there before, and the
+    /// folder opens empty and [`Recovered::recovering`] (trap 3.31). It keeps its identity and the highest term and
+    /// the vote that can be read; where that vote can't be known, it counts as given. `has_others` is asked when
+    /// there is damage, with the latest membership that can still be read of it.
+    ///
+    /// # Errors
+    /// As of [`Storage::open`]. Damage of the identity is always one.
+    pub fn open_or_set_aside(
+        fs: F,
+        options: &Options,
+        new_incarnation: u64,
+        has_others: impl FnOnce(Option<&Membership>) -> bool,
+    ) -> Result<(Storage<F>, Recovered<F>), OpenError> {
+        Folder::lock(fs, options)?.open(new_incarnation, has_others)
     }
 
     /// Makes a batch durable: all of it, or the node has to end. An entry whose index the log already holds
     /// replaces that one and all after it. An empty batch costs nothing.
     ///
+    /// Where the batch installs a snapshot, that comes first, as [`Storage::install_snapshot`] does it: its file
+    /// must have been committed.
+    ///
     /// # Errors
     /// See [`PersistError`]. After any error from the disk every later call fails.
     pub fn persist(&mut self, batch: &Batch) -> Result<(), PersistError> {
         self.refuse_if_poisoned()?;
-        if batch.is_empty() {
+        if let Some(last) = batch.install {
+            let file = self.snapshots.open(last).map_err(|error| match error {
+                OpenError::Disk(error) if error.error.kind() != io::ErrorKind::NotFound => error.into(),
+                other => PersistError::Refused(format!("a snapshot up to entry {last} to install: {other}")),
+            });
+            let size_bytes = match file {
+                Ok(file) => file.size_bytes(),
+                Err(error) => return Err(self.failed(error)),
+            };
+            self.install_snapshot(Committed { last, size_bytes })?;
+        }
+        if batch.hard_state.is_none() && batch.entries.is_empty() {
             return Ok(());
         }
         let done = self.wal.append(batch);
         self.remember_failure(done)
+    }
+
+    /// Notes durably that log and snapshots are to be set aside at the next start, and fetched from the others again
+    /// (RAFT REBUILD). Whatever happens from now on, the node is [`Recovered::recovering`] then. The caller makes
+    /// sure that there are others.
+    ///
+    /// # Errors
+    /// As of [`Storage::persist`].
+    pub fn mark_recovering(&mut self) -> Result<(), PersistError> {
+        let identity = Identity {
+            log: LogState::Rejected,
+            ..self.identity.clone()
+        };
+        self.replace_identity(identity)
+    }
+
+    /// Notes durably that the node has got back all that it ever acknowledged: the next start is not
+    /// [`Recovered::recovering`]. Nothing where it was not; [`Storage::mark_recovering`] stays.
+    ///
+    /// # Errors
+    /// As of [`Storage::persist`].
+    pub fn clear_recovering(&mut self) -> Result<(), PersistError> {
+        if self.identity.log != LogState::Refetching {
+            return self.refuse_if_poisoned();
+        }
+        let identity = Identity {
+            log: LogState::Whole,
+            known: HardState::default(),
+            ..self.identity.clone()
+        };
+        self.replace_identity(identity)
     }
 
     /// Writes down the cluster that this node belongs to, durably. Saying the same again changes nothing.
@@ -183,10 +232,7 @@ impl<F: Fs> Storage<F> {
             cluster_id: Some(cluster_id),
             ..self.identity.clone()
         };
-        let written = identity::write(&self.fs, &self.options.dir, &identity);
-        self.remember_failure(written.map_err(PersistError::from))?;
-        self.identity = identity;
-        Ok(())
+        self.replace_identity(identity)
     }
 
     /// The folder of snapshots: to write one, on any thread, or to read one.
@@ -214,11 +260,13 @@ impl<F: Fs> Storage<F> {
     /// A term above the log's becomes the node's, without a vote.
     ///
     /// # Errors
-    /// As of [`Storage::persist`]; [`PersistError::Refused`] for one older than the newest (trap 3.42).
+    /// As of [`Storage::persist`]; [`PersistError::Refused`] for one older than the newest (trap 3.42), unless the
+    /// log has not come to that one yet: then it was taken after this one was received.
     pub fn install_snapshot(&mut self, committed: Committed) -> Result<bool, PersistError> {
         self.refuse_if_poisoned()?;
         let last = committed.last;
-        if let Some(newest) = self.newest.filter(|newest| newest.index > last.index) {
+        let newer = self.newest.filter(|newest| newest.index > last.index);
+        if let Some(newest) = newer.filter(|newest| self.wal.holds(*newest)) {
             let text = format!("the snapshot up to entry {last}, after the one up to {newest}");
             return Err(PersistError::Refused(text));
         }
@@ -268,6 +316,16 @@ impl<F: Fs> Storage<F> {
         })
     }
 
+    /// Gives up the files that are kept to be used again by the log, but for the next one. They are what can be
+    /// given to a snapshot that found no room ([`DiskError::is_full`]), so that the log behind it can be dropped and
+    /// the disk has room again (trap 3.34).
+    pub fn release_spares(&mut self) -> Superfluous<F> {
+        Superfluous {
+            fs: self.fs.clone(),
+            files: self.wal.release_spares(),
+        }
+    }
+
     /// The last entry of the newest snapshot.
     pub fn newest_snapshot(&self) -> Option<EntryId> {
         self.newest
@@ -296,6 +354,14 @@ impl<F: Fs> Storage<F> {
         self.preparer.take()
     }
 
+    fn replace_identity(&mut self, identity: Identity) -> Result<(), PersistError> {
+        self.refuse_if_poisoned()?;
+        let written = identity::write(&self.fs, &self.options.dir, &identity);
+        self.remember_failure(written.map_err(PersistError::from))?;
+        self.identity = identity;
+        Ok(())
+    }
+
     fn refuse_if_poisoned(&self) -> Result<(), PersistError> {
         match &self.poisoned {
             Some(why) => Err(PersistError::Poisoned(why.clone())),
@@ -312,21 +378,6 @@ impl<F: Fs> Storage<F> {
             self.poisoned = Some(error.to_string());
         }
         error
-    }
-
-    /// Does what a crash kept the last process from doing, and removes what it left.
-    fn settle(mut self, mut recovered: Recovered<F>) -> Result<(Storage<F>, Recovered<F>), OpenError> {
-        let snapshot = self.newest.filter(|last| !self.wal.holds(*last));
-        if let Some(last) = snapshot {
-            // It was being installed: the log was to begin anew after it.
-            self.wal.restart_after(last).map_err(|error| match error {
-                PersistError::Disk(error) => OpenError::Disk(error),
-                other => Damage::new(&snapshot::path(&self.snapshots.dir, last), 0, other.to_string()).into(),
-            })?;
-            recovered.hard_state = self.wal.hard_state();
-            recovered.entries.clear();
-        }
-        Ok((self, recovered))
     }
 }
 
@@ -364,73 +415,6 @@ impl<F: Fs> std::fmt::Debug for Superfluous<F> {
     }
 }
 
-/// A data folder that is locked and known to be this node's.
-struct Folder<'a, F: Fs> {
-    fs: F,
-    options: &'a Options,
-    place: Place,
-    lock: Arc<F::Lock>,
-}
-
-impl<F: Fs> Folder<'_, F> {
-    /// Reads everything, and makes the log's end ready to be written.
-    fn recover(self, identity: Identity) -> Result<(Storage<F>, Recovered<F>), OpenError> {
-        let Folder {
-            fs,
-            options,
-            place,
-            lock,
-        } = self;
-        let snapshots_dir = options.dir.join(SNAPSHOTS_DIR_NAME);
-        let names = list(&fs, &snapshots_dir)?;
-        if !names.is_empty() {
-            // A name that a killed process gave may not be durable yet.
-            segment::sync_dir(&fs, &snapshots_dir, options.fsync)?;
-        }
-        let found = snapshot::find(&fs, &snapshots_dir, &names)?;
-        let covered = Covered {
-            snapshot: found.newest.as_ref().map(|reader| reader.header().last),
-            damaged: &found.damage,
-        };
-        let names = list(&fs, &place.dir)?;
-        let ids = segment_ids(&names);
-        let recovery = recovery::recover(&fs, &place.dir, &ids, &identity, covered, options.fsync)?;
-        let newest = covered.snapshot;
-        let pool = spares::find(&fs, &place.dir, place.segment_size_bytes, &names)?;
-        fs.create_dir_all(&snapshots_dir)
-            .map_err(DiskError::with("create", &snapshots_dir))?;
-        for path in &found.leftovers {
-            fs.remove(path).map_err(DiskError::with("remove", path))?;
-        }
-        let preparer = SparePreparer::new(fs.clone(), &place, pool.clone(), Arc::clone(&lock));
-        let mut replay = recovery.replay;
-        let owner = identity.clone();
-        let wal = Wal::new(fs.clone(), place, owner, &mut replay, recovery.active, pool);
-        let recovered = Recovered {
-            identity: identity.clone(),
-            hard_state: replay.hard_state,
-            snapshot: found.newest,
-            entries: replay.entries,
-            damaged_snapshots: found.damage,
-            torn: recovery.torn,
-        };
-        let storage = Storage {
-            snapshots: Snapshots::new(fs.clone(), snapshots_dir, options.fsync, Arc::clone(&lock)),
-            fs,
-            options: options.clone(),
-            identity,
-            wal,
-            preparer: Some(preparer),
-            newest,
-            known: found.known,
-            damaged: found.damaged,
-            poisoned: None,
-            _lock: lock,
-        };
-        Ok((storage, recovered))
-    }
-}
-
 impl<F: Fs> std::fmt::Debug for Storage<F> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Storage")
@@ -439,88 +423,4 @@ impl<F: Fs> std::fmt::Debug for Storage<F> {
             .field("poisoned", &self.poisoned)
             .finish_non_exhaustive()
     }
-}
-
-/// Reads who the folder belongs to, and in which format; makes log and identity where the folder is empty.
-fn open_identity<F: Fs>(
-    fs: &F,
-    options: &Options,
-    place: &Place,
-    new_incarnation: u64,
-) -> Result<(Identity, u32), OpenError> {
-    let dir = &options.dir;
-    let Some((mut identity, version)) = identity::read(fs, dir)? else {
-        let made = initialise(fs, options, place, new_incarnation)?;
-        return Ok((made, format::VERSION));
-    };
-    if identity.node_id != options.node_id {
-        return Err(OpenError::WrongNode {
-            dir: dir.clone(),
-            found: identity.node_id,
-            configured: options.node_id,
-        });
-    }
-    if !options.fsync && !identity.fsync_was_off {
-        identity.fsync_was_off = true;
-        identity::write(fs, dir, &identity)?;
-    }
-    Ok((identity, version))
-}
-
-/// Makes the log first and the identity last: an identity without a log is damage, and a log without an
-/// identity is a start that did not finish if nothing was ever written to it.
-fn initialise<F: Fs>(
-    fs: &F,
-    options: &Options,
-    place: &Place,
-    new_incarnation: u64,
-) -> Result<Identity, OpenError> {
-    let names = list(fs, &place.dir)?;
-    if !segment_ids(&names).is_empty() && !wal::is_unused(fs, &place.dir, &names)? {
-        let found = "this file is missing, and the folder holds a log";
-        return Err(Damage::new(&identity::path(&options.dir), 0, found).into());
-    }
-    let identity = Identity {
-        cluster_id: None,
-        node_id: options.node_id,
-        incarnation: new_incarnation,
-        fsync_was_off: !options.fsync,
-    };
-    fs.create_dir_all(&place.dir)
-        .map_err(DiskError::with("create", &place.dir))?;
-    for name in names.iter().filter(|name| Name::parse(name).is_some()) {
-        let path = place.dir.join(name);
-        fs.remove(&path).map_err(DiskError::with("remove", &path))?;
-    }
-    wal::create(fs, place, &identity)?;
-    identity::write(fs, &options.dir, &identity)?;
-    Ok(identity)
-}
-
-fn list<F: Fs>(fs: &F, dir: &Path) -> Result<Vec<String>, DiskError> {
-    match fs.list(dir) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        other => other.map_err(DiskError::with("list", dir)),
-    }
-}
-
-/// The numbers of the segments in a sorted list of names.
-fn segment_ids(names: &[String]) -> Vec<u32> {
-    let mut ids: Vec<u32> = names
-        .iter()
-        .filter_map(|name| match Name::parse(name) {
-            Some(Name::Segment(id)) => Some(id),
-            _ => None,
-        })
-        .collect();
-    ids.sort_unstable();
-    ids
-}
-
-/// Whole pages, and at least what a header, a batch and a seal take.
-fn segment_size(bytes: u64) -> u64 {
-    bytes
-        .max(format::SEGMENT_MIN_BYTES)
-        .div_ceil(4096)
-        .saturating_mul(4096)
 }

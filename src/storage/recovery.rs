@@ -523,7 +523,7 @@ fn read_segment<F: File>(segment: &mut Segment<F>, replay: &mut Replay) -> Resul
 
 /// The data of the batch of this number at this sector, and how many sectors it takes; `None` unless all
 /// of it is there.
-fn read_batch<F: File>(
+pub(super) fn read_batch<F: File>(
     reader: &mut Reader<'_, F>,
     at: u32,
     number: u64,
@@ -602,7 +602,7 @@ fn read_tail<F: File>(reader: &mut Reader<'_, F>, at: u32, number: u64) -> Resul
 }
 
 /// Reads a segment's sectors, many at a time.
-struct Reader<'a, F: File> {
+pub(super) struct Reader<'a, F: File> {
     segment: &'a Segment<F>,
     window: Vec<u8>,
     /// The first sector in the window.
@@ -610,7 +610,7 @@ struct Reader<'a, F: File> {
 }
 
 impl<'a, F: File> Reader<'a, F> {
-    fn new(segment: &'a Segment<F>) -> Reader<'a, F> {
+    pub(super) fn new(segment: &'a Segment<F>) -> Reader<'a, F> {
         Reader {
             segment,
             window: Vec::new(),
@@ -619,7 +619,7 @@ impl<'a, F: File> Reader<'a, F> {
     }
 
     /// What this sector is. It must be one of the file's.
-    fn sector(&mut self, number: u32) -> Result<Sector<'_>, DiskError> {
+    pub(super) fn sector(&mut self, number: u32) -> Result<Sector<'_>, DiskError> {
         let in_window = |start: u32, window: &[u8]| {
             let at = number.checked_sub(start)? as usize * SECTOR_BYTES;
             window.get(at..at + SECTOR_BYTES).map(|_| at)

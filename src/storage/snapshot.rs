@@ -295,7 +295,7 @@ struct Part {
 }
 
 impl<F: Fs> SnapshotReader<F> {
-    fn open(fs: &F, dir: &Path, last: EntryId) -> Result<SnapshotReader<F>, OpenError> {
+    pub(super) fn open(fs: &F, dir: &Path, last: EntryId) -> Result<SnapshotReader<F>, OpenError> {
         let path = path(dir, last);
         let file = fs.open(&path).map_err(DiskError::with("open", &path))?;
         let size_bytes = file.size_bytes().map_err(DiskError::with("read", &path))?;
@@ -499,7 +499,8 @@ pub(super) fn path(dir: &Path, last: EntryId) -> PathBuf {
     dir.join(format!("{:020}-{:020}.snapshot", last.index.0, last.term.0))
 }
 
-fn parse(name: &str) -> Option<EntryId> {
+/// The last entry of the snapshot in a file of this name.
+pub(super) fn parse(name: &str) -> Option<EntryId> {
     let (index, term) = name.strip_suffix(".snapshot")?.split_once('-')?;
     let last = EntryId {
         index: Index(index.parse().ok()?),

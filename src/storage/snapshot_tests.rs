@@ -7,20 +7,21 @@ use bytes::Bytes;
 
 use super::crash_tests::{SEGMENT_BYTES, entry, in_term, log_path, open, options};
 use super::fs::{File, Fs, SimFs};
+use super::opening::segment_ids;
 use super::*;
 use crate::base::rng::Rng;
 use crate::raft::{Index, Membership, Term};
 
 const SNAPSHOTS: &str = "data/snapshots";
 
-fn id(index: u64, term: u64) -> EntryId {
+pub(super) fn id(index: u64, term: u64) -> EntryId {
     EntryId {
         term: Term(term),
         index: Index(index),
     }
 }
 
-fn header(last: EntryId) -> SnapshotHeader {
+pub(super) fn header(last: EntryId) -> SnapshotHeader {
     SnapshotHeader {
         last,
         membership: Membership {
@@ -32,14 +33,14 @@ fn header(last: EntryId) -> SnapshotHeader {
 }
 
 /// What the snapshot up to this entry holds.
-fn content(last: EntryId) -> Vec<Bytes> {
+pub(super) fn content(last: EntryId) -> Vec<Bytes> {
     let mut rng = Rng::new(last.index.0 << 8 | last.term.0);
     let count = 1 + rng.below(3);
     let chunk = |rng: &mut Rng| (0..1 + rng.below(600)).map(|_| rng.below(200) as u8).collect();
     (0..count).map(|_| chunk(&mut rng)).collect()
 }
 
-fn write(storage: &Storage<SimFs>, last: EntryId) -> Result<Committed, DiskError> {
+pub(super) fn write(storage: &Storage<SimFs>, last: EntryId) -> Result<Committed, DiskError> {
     let mut writer = storage.snapshots().begin(&header(last))?;
     for chunk in content(last) {
         writer.write_chunk(&chunk)?;
@@ -48,12 +49,12 @@ fn write(storage: &Storage<SimFs>, last: EntryId) -> Result<Committed, DiskError
 }
 
 /// A snapshot of the node's own state.
-fn take(storage: &mut Storage<SimFs>, last: EntryId) {
+pub(super) fn take(storage: &mut Storage<SimFs>, last: EntryId) {
     let committed = write(storage, last).unwrap();
     storage.adopt_snapshot(committed);
 }
 
-fn check_content(reader: &mut SnapshotReader<SimFs>) -> EntryId {
+pub(super) fn check_content(reader: &mut SnapshotReader<SimFs>) -> EntryId {
     let last = reader.header().last;
     assert_eq!(reader.header(), &header(last));
     for chunk in content(last) {
@@ -65,15 +66,15 @@ fn check_content(reader: &mut SnapshotReader<SimFs>) -> EntryId {
 
 /// What a folder should hold.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Model {
-    hard_state: HardState,
-    snapshot: EntryId,
+pub(super) struct Model {
+    pub(super) hard_state: HardState,
+    pub(super) snapshot: EntryId,
     /// After the snapshot.
     entries: Vec<Entry>,
 }
 
 impl Model {
-    fn of(recovered: &mut Recovered<SimFs>) -> Model {
+    pub(super) fn of(recovered: &mut Recovered<SimFs>) -> Model {
         assert!(recovered.damaged_snapshots.is_empty());
         Model {
             hard_state: recovered.hard_state,
@@ -186,7 +187,7 @@ fn act(storage: &mut Storage<SimFs>, model: &Model, rng: &mut Rng) -> (Model, Re
 }
 
 /// Acts until something fails: the state before that, and the one after it.
-fn run(storage: &mut Storage<SimFs>, mut model: Model, rng: &mut Rng, acts: u64) -> [Model; 2] {
+pub(super) fn run(storage: &mut Storage<SimFs>, mut model: Model, rng: &mut Rng, acts: u64) -> [Model; 2] {
     let preparer = storage.take_preparer().unwrap();
     for _ in 0..acts {
         let (after, done) = act(storage, &model, rng);
@@ -251,7 +252,7 @@ fn survives_power_failures(seed: u64, n: u64) {
 }
 
 /// Entries 1 to 30 of term 1, about seven to a segment, in six batches of five.
-fn log_of_30(fs: &SimFs) -> Storage<SimFs> {
+pub(super) fn log_of_30(fs: &SimFs) -> Storage<SimFs> {
     let (mut storage, _) = open(fs).unwrap();
     for batch in 0..6 {
         let entries = (1..=5).map(|n| entry(batch * 5 + n, 1, 900)).collect();
@@ -260,15 +261,15 @@ fn log_of_30(fs: &SimFs) -> Storage<SimFs> {
     storage
 }
 
-fn segments(fs: &SimFs) -> Vec<u32> {
+pub(super) fn segments(fs: &SimFs) -> Vec<u32> {
     segment_ids(&fs.list(Path::new("data/log")).unwrap())
 }
 
-fn snapshot_path(last: EntryId) -> PathBuf {
+pub(super) fn snapshot_path(last: EntryId) -> PathBuf {
     snapshot::path(Path::new(SNAPSHOTS), last)
 }
 
-fn indexes(recovered: &Recovered<SimFs>) -> Vec<u64> {
+pub(super) fn indexes(recovered: &Recovered<SimFs>) -> Vec<u64> {
     recovered.entries.iter().map(|entry| entry.id.index.0).collect()
 }
 
@@ -388,7 +389,7 @@ fn trap_3_41_a_snapshot_that_the_log_does_not_hold_begins_it_anew() {
 }
 
 #[test]
-fn every_flipped_byte_of_a_snapshot_is_noticed() {
+fn trap_3_31_every_flipped_byte_of_a_snapshot_is_noticed() {
     let fs = SimFs::new();
     let mut storage = log_of_30(&fs);
     take(&mut storage, id(23, 1));
@@ -416,7 +417,7 @@ fn every_flipped_byte_of_a_snapshot_is_noticed() {
 }
 
 #[test]
-fn an_older_snapshot_and_the_log_take_the_place_of_a_damaged_one() {
+fn trap_3_31_an_older_snapshot_and_the_log_take_the_place_of_a_damaged_one() {
     let fs = SimFs::new();
     let mut storage = log_of_30(&fs);
     take(&mut storage, id(8, 1));
@@ -456,7 +457,7 @@ fn a_gap_between_snapshot_and_log_is_damage() {
 }
 
 #[test]
-fn a_folder_of_version_1_is_read_and_becomes_one_of_version_2() {
+fn a_folder_of_version_1_is_read_and_becomes_one_of_version_3() {
     let fs = SimFs::new();
     drop(log_of_30(&fs));
     for id in segments(&fs) {
@@ -474,14 +475,14 @@ fn a_folder_of_version_1_is_read_and_becomes_one_of_version_2() {
     }
     let path = identity::path(Path::new("data"));
     let (identity, version) = identity::read(&fs, Path::new("data")).unwrap().unwrap();
-    assert_eq!(version, 2);
+    assert_eq!(version, format::VERSION);
     fs.remove(&path).unwrap();
     let old = identity::format(&identity, 1);
     fs.create(&path).unwrap().write_at(old.as_bytes(), 0).unwrap();
     let (_, recovered) = open(&fs).unwrap();
     assert_eq!((recovered.entries.len(), recovered.identity), (30, identity));
     let (_, version) = identity::read(&fs, Path::new("data")).unwrap().unwrap();
-    assert_eq!(version, 2);
+    assert_eq!(version, format::VERSION);
     assert_eq!(open(&fs).unwrap().1.entries.len(), 30);
 }
 

@@ -85,6 +85,13 @@ impl Pool {
         self.changed.notify_all();
     }
 
+    /// Gives up all spares but as many as are kept ready anyway.
+    pub(super) fn release(&self) -> Vec<PathBuf> {
+        let mut state = self.state();
+        let kept = WANTED.min(state.ready.len());
+        state.ready.split_off(kept)
+    }
+
     fn is_closed(&self) -> bool {
         self.state().closed
     }

@@ -185,6 +185,11 @@ impl<F: Fs> Wal<F> {
         Ok(useless)
     }
 
+    /// Takes the spares that are not needed next out of use.
+    pub(super) fn release_spares(&self) -> Vec<PathBuf> {
+        self.pool.release()
+    }
+
     /// The log holds every entry behind this one, or a snapshot covers those that it does not hold.
     pub(super) fn begin(&self) -> EntryId {
         self.parts.first().map_or(EntryId::default(), |part| part.after)

@@ -137,6 +137,26 @@ impl SimFs {
         true
     }
 
+    /// Inverts one bit, as [`SimFs::flip`] does, of one of the files that `which` picks; the same for the same state of
+    /// `rng`. Says where it was; `None` when there is no byte in any of them.
+    pub fn flip_bit(&self, rng: &mut Rng, which: impl Fn(&Path) -> bool) -> Option<(PathBuf, usize)> {
+        let files: Vec<(PathBuf, usize)> = {
+            let disk = self.disk();
+            let size = |id| {
+                disk.files
+                    .get(id)
+                    .map_or(0, |c| c.seen.len().min(c.durable.len()))
+            };
+            let sizes = disk.names.iter().map(|(path, id)| (path.clone(), size(id)));
+            sizes.filter(|(path, size)| *size > 0 && which(path)).collect()
+        };
+        let chosen = usize::try_from(rng.below(files.len().max(1) as u64)).ok()?;
+        let (path, size) = files.into_iter().nth(chosen)?;
+        let offset = usize::try_from(rng.below(size as u64)).ok()?;
+        self.flip(&path, offset, 1 << rng.below(8))
+            .then_some((path, offset))
+    }
+
     /// Cuts a file, on the disk and in memory. `false` when there is no such file.
     pub fn truncate(&self, path: &Path, size_bytes: usize) -> bool {
         let mut disk = self.disk();
@@ -579,6 +599,24 @@ mod tests {
         file.drop_cache().unwrap();
         file.read_at(&mut bytes, 0).unwrap();
         assert_eq!(&bytes, b"old");
+    }
+
+    #[test]
+    fn a_bit_flips_in_a_file_that_was_picked() {
+        let fs = SimFs::new();
+        drop(synced_file(&fs, &[0; 100]));
+        drop(fs.create(Path::new("d/empty")).unwrap());
+        let mut rng = Rng::new(1);
+        assert_eq!(fs.flip_bit(&mut rng, |path| path != self::path()), None);
+        let (flipped, offset) = fs.flip_bit(&mut rng, |_| true).unwrap();
+        assert_eq!(flipped, path());
+        for _ in 0..2 {
+            let mut bytes = [0; 100];
+            fs.open(path()).unwrap().read_at(&mut bytes, 0).unwrap();
+            let ones: u32 = bytes.iter().map(|byte| byte.count_ones()).sum();
+            assert!(ones == 1 && bytes[offset] != 0);
+            fs.crash(1);
+        }
     }
 
     #[test]
