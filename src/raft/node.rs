@@ -15,6 +15,7 @@ use super::progress::Window;
 use super::read::Reads;
 use super::ready::{Durability, Needs, ReadReady, Ready};
 use super::types::{Entry, EntryId, HardState, Index, Membership, NodeId, Payload, Term, Ticks};
+use crate::base::mutant::{self, Mutant};
 use crate::base::rng::Rng;
 
 /// How one server behaves.
@@ -140,7 +141,7 @@ impl Raft {
         let log = Log::new(recovered.snapshot, recovered.entries);
         let mut rng = Rng::new(options.seed);
         let mut raft = Raft {
-            numbers: rng.below(1 << 48),
+            numbers: mutant::pick(Mutant::NumbersBeginAgain, rng.below(1 << 48), 0),
             rng,
             now,
             hard_state: recovered.hard_state,
@@ -236,7 +237,8 @@ impl Raft {
             // A refusal counts whatever the voter's term, a vote only in the term for which it was given.
             Message::PreVoteResponse(_) => true,
             Message::RequestVoteResponse(response) if !response.vote_granted => true,
-            _ if term < current => {
+            Message::RequestVoteResponse(_) if mutant::is(Mutant::EarlierVoteCounts) => true,
+            _ if term < current && !mutant::is(Mutant::OldTermIsHeard) => {
                 self.tell_term(from, request_id, message);
                 false
             }
@@ -246,7 +248,7 @@ impl Raft {
 
     /// Follows `leader`, or nobody yet, in this term (Raft 5.1).
     pub(super) fn become_follower(&mut self, term: Term, leader: Option<NodeId>) {
-        if term > self.hard_state.term {
+        if term > self.hard_state.term || mutant::is(Mutant::StepDownForgetsVote) {
             self.hard_state = HardState { term, vote: None };
             self.durability.hard_state_changed();
         }
@@ -330,11 +332,10 @@ impl Raft {
     }
 
     fn take_committed(&mut self) -> Vec<Entry> {
-        let committed = self.log.slice(
-            self.handed_index.next(),
-            self.commit_index,
-            self.options.max_apply_bytes,
-        );
+        let upto = mutant::pick(Mutant::ApplyUncommitted, self.commit_index, self.log.last().index);
+        let committed = self
+            .log
+            .slice(self.handed_index.next(), upto, self.options.max_apply_bytes);
         self.handed_index = committed.last().map_or(self.handed_index, |entry| entry.id.index);
         committed
     }
@@ -367,6 +368,9 @@ impl Raft {
     /// Sends what speaks of nothing but the term, once that is durable.
     pub(super) fn send(&mut self, to: NodeId, request_id: u64, message: Message) {
         let envelope = self.envelope(to, request_id, message);
+        if mutant::is(Mutant::VoteBeforeDurable) {
+            return self.durability.send(envelope);
+        }
         self.durability.send_when_durable(Needs::HardState, envelope);
     }
 
