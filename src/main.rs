@@ -6,6 +6,11 @@ use std::process::ExitCode;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+#[cfg(feature = "mutants")]
+compile_error!(
+    "the feature `mutants` puts known bugs into the node: it is for examples/mutants.rs and nothing else"
+);
+
 fn main() -> ExitCode {
     raftline::cmd::run()
 }

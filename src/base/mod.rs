@@ -2,5 +2,6 @@
 
 pub mod escape;
 pub mod glob;
+pub mod mutant;
 pub mod rng;
 pub mod units;

@@ -12,6 +12,7 @@ use super::host::{Host, Now};
 use super::reads::{Read, ReadQueue};
 use super::request::{Operation, Outcome, ReadMode, Request, Submission};
 use super::waiters::{Local, Origin, Overdue, Waiters};
+use crate::base::mutant::{self, Mutant};
 use crate::kv::{self, Code, Command, Reply, Store};
 use crate::raft::{Entry, Envelope, Index, NodeId, Payload, Raft, Ready, Term, Ticks};
 
@@ -323,6 +324,7 @@ impl<C> Machine<C> {
                     index,
                     reason: error.to_string(),
                 })?;
+                let time_ms = mutant::pick(Mutant::LocalTimeApplied, time_ms, self.now.wall_ms);
                 let reply = self.store.apply(index.0, time_ms, &command);
                 self.applied_own(&command, entry.id.term, index, host);
                 if let Some(garbage) = self.store.take_garbage() {
@@ -495,5 +497,6 @@ impl<C> Machine<C> {
 fn unknown() -> Reply {
     let text = "the write was proposed, but its outcome did not arrive in time; read to see, or repeat it if \
                 doing it twice is harmless";
-    Reply::error(Code::UnknownResult, text)
+    let code = mutant::pick(Mutant::UnknownIsTryAgain, Code::UnknownResult, Code::TryAgain);
+    Reply::error(code, text)
 }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::waiters::Local;
+use crate::base::mutant::{self, Mutant};
 use crate::kv::Query;
 use crate::raft::{Index, ReadReady, Ticks};
 
@@ -90,7 +91,10 @@ impl ReadQueue {
 
     /// The reads that may be answered from a state that has applied this index.
     pub fn take_ready(&mut self, applied: Index) -> Vec<Read> {
-        let is_ready = |batch: &Batch| batch.read_index.is_some_and(|index| index <= applied);
+        let is_ready = |batch: &Batch| {
+            let suffices = |index| index <= applied || mutant::is(Mutant::ReadBeforeApplied);
+            batch.read_index.is_some_and(suffices)
+        };
         if !self.batches.iter().any(is_ready) {
             return Vec::new();
         }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 use super::request::{Answer, Answers, Outcome};
+use crate::base::mutant::{self, Mutant};
 use crate::kv::Reply;
 use crate::raft::{EntryId, Index, NodeId, Ticks};
 
@@ -186,7 +187,8 @@ impl<C> Waiters<C> {
         let mut replaced = Vec::new();
         while let Some(first) = self.proposed.first_entry() {
             let (index, term) = *first.key();
-            match (index.cmp(&id.index), term == id.term) {
+            let is_it = term == id.term || mutant::is(Mutant::OtherEntryAnswers);
+            match (index.cmp(&id.index), is_it) {
                 (std::cmp::Ordering::Greater, _) => break,
                 (std::cmp::Ordering::Equal, true) => {
                     let origin = first.remove();

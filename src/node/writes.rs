@@ -9,6 +9,7 @@ use super::forward::Order;
 use super::host::Host;
 use super::machine::{Machine, PendingTransfer};
 use super::waiters::{Forwarded, Local, Origin, Parked};
+use crate::base::mutant::{self, Mutant};
 use crate::kv::{self, Code, Command, Reply};
 use crate::raft::{EntryId, NodeId, ProposeError, Ticks, TransferError};
 use crate::transport::CallError;
@@ -201,6 +202,11 @@ impl<C> Machine<C> {
             return self.finish(origin, Reply::error(Code::Oom, text), host);
         }
         match self.propose(&command) {
+            Ok(_) if mutant::is(Mutant::AnswerWhenProposed) => {
+                let index = self.store.applied() + 1;
+                let reply = self.store.clone().apply(index, self.now.wall_ms, &command);
+                self.finish(origin, reply, host);
+            }
             Ok(id) => self.waiters.proposed(id, deadline, origin),
             Err(ProposeError::TooMuchUncommitted) => {
                 let text = "the leader waits for too many bytes to be committed; nothing was written, try again later";
@@ -303,6 +309,7 @@ impl<C> Machine<C> {
                 )
             }
             Err(CallError::NotSent | CallError::DeadlineExceeded { written: false }) => not_leader(),
+            Err(CallError::Lost) if mutant::is(Mutant::ForwardedTwice) => not_leader(),
             Err(CallError::Lost | CallError::DeadlineExceeded { written: true }) => Reply::error(
                 Code::UnknownResult,
                 "the connection to the leader was lost before its answer came; the write may have been done",

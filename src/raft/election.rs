@@ -13,7 +13,8 @@ use std::collections::BTreeMap;
 use super::message::{Message, RequestVote, TimeoutNow, VoteResponse};
 use super::node::{Raft, Role};
 use super::quorum::{self, VoteResult};
-use super::types::{HardState, NodeId, Term, Ticks};
+use super::types::{EntryId, HardState, NodeId, Term, Ticks};
+use crate::base::mutant::{self, Mutant};
 
 /// A server that asks for votes.
 #[derive(Debug)]
@@ -123,7 +124,9 @@ impl Raft {
     pub(super) fn count_own_vote(&mut self) {
         let id = self.options.id;
         if let Role::Candidate(candidate) = &mut self.role
-            && (candidate.phase == Phase::PreVote || self.durability.hard_state_is_durable())
+            && (candidate.phase == Phase::PreVote
+                || self.durability.hard_state_is_durable()
+                || mutant::is(Mutant::OwnVoteBeforeDurable))
         {
             candidate.votes.insert(id, true);
             self.decide_election();
@@ -131,8 +134,11 @@ impl Raft {
     }
 
     pub(super) fn on_pre_vote(&mut self, from: NodeId, term: Term, request_id: u64, request: RequestVote) {
+        if mutant::is(Mutant::PreVoteChangesTerm) && term >= self.hard_state.term {
+            self.become_follower(term.next(), None);
+        }
         let vote_granted = term >= self.hard_state.term
-            && request.last_log >= self.log.last()
+            && self.is_up_to_date(request.last_log)
             && !self.hears_leader(from)
             && !self.is_disk_stalled()
             && !self.is_recovering();
@@ -141,6 +147,17 @@ impl Raft {
             vote_granted,
         };
         self.send(from, request_id, Message::PreVoteResponse(response));
+    }
+
+    /// Whether a candidate whose log ends so has everything that may be committed (Raft 5.4.1).
+    fn is_up_to_date(&self, last_log: EntryId) -> bool {
+        if mutant::is(Mutant::VoteWithoutLogCheck) {
+            return true;
+        }
+        if mutant::is(Mutant::LogLengthBeforeTerm) {
+            return last_log.index >= self.log.last().index;
+        }
+        last_log >= self.log.last()
     }
 
     /// Whether this server leads, or has heard a leader, other than the one who asks, within the shortest
@@ -178,8 +195,8 @@ impl Raft {
         let vote_granted = term == current
             && !sticks
             && !self.is_recovering()
-            && vote.is_none_or(|voted_for| voted_for == from)
-            && request.last_log >= self.log.last();
+            && vote.is_none_or(|voted_for| voted_for == from || mutant::is(Mutant::VoteTwice))
+            && self.is_up_to_date(request.last_log);
         if vote_granted && vote.is_none() {
             self.hard_state.vote = Some(from);
             self.durability.hard_state_changed();
@@ -201,7 +218,8 @@ impl Raft {
 
     fn on_vote(&mut self, phase: Phase, from: NodeId, response: VoteResponse) {
         if let Role::Candidate(candidate) = &mut self.role
-            && (candidate.phase, candidate.round) == (phase, response.round)
+            && candidate.phase == phase
+            && (candidate.round == response.round || mutant::is(Mutant::EarlierVoteCounts))
         {
             candidate.votes.insert(from, response.vote_granted);
             self.decide_election();

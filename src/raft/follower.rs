@@ -7,6 +7,7 @@ use super::message::{
 use super::node::{Raft, Role};
 use super::ready::Needs;
 use super::types::{Entry, Index, NodeId, Payload, Term, Ticks};
+use crate::base::mutant::{self, Mutant};
 
 /// A server that follows a leader, or waits for one.
 #[derive(Debug, Default)]
@@ -116,7 +117,9 @@ impl Raft {
             recovering: self.is_recovering(),
             ..answer_to(&request)
         };
-        if !self.log.holds(request.prev_log) {
+        let is_somewhere =
+            mutant::is(Mutant::PrevTermUnchecked) && request.prev_log.index <= self.log.last().index;
+        if !self.log.holds(request.prev_log) && !is_somewhere {
             let conflict = Some(self.log.conflict_at(request.prev_log.index));
             let refused = AppendEntriesResponse { conflict, ..answer };
             self.send(from, request_id, Message::AppendEntriesResponse(refused));
@@ -130,10 +133,12 @@ impl Raft {
         if !self.take_entries(request.entries) {
             return;
         }
-        self.learn_commit_index(answer.last_index, request.leader_commit);
+        let matched = mutant::pick(Mutant::CommitToOwnEnd, answer.last_index, self.log.last().index);
+        self.learn_commit_index(matched, request.leader_commit);
         let envelope = self.envelope(from, request_id, Message::AppendEntriesResponse(answer));
-        self.durability
-            .send_when_durable(Needs::Log(answer.last_index), envelope);
+        let needs = Needs::Log(answer.last_index);
+        let needs = mutant::pick(Mutant::AckBeforeSync, needs, Needs::HardState);
+        self.durability.send_when_durable(needs, envelope);
     }
 
     /// Whether there is no room for these entries. Those that are held already need none, and those that replace

@@ -14,6 +14,7 @@ use super::quorum;
 use super::read::Rounds;
 use super::reconfigure::Reconfiguration;
 use super::types::{EntryId, Index, NodeId, Payload, Ticks};
+use crate::base::mutant::{self, Mutant};
 
 /// A server that leads its term.
 #[derive(Debug)]
@@ -128,7 +129,7 @@ impl Raft {
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
-        if self.now < leader.quorum_check_due {
+        if self.now < leader.quorum_check_due || mutant::is(Mutant::NoCheckQuorum) {
             return;
         }
         let (id, now, timeout_ms) = (self.options.id, self.now, self.options.election_timeout_ms);
@@ -186,15 +187,13 @@ impl Raft {
             .progress
             .iter()
             .map(|(id, progress)| {
-                let leader_commit = commit_index.min(progress.match_index);
-                (
-                    *id,
-                    Heartbeat {
-                        session: progress.session,
-                        read_round,
-                        leader_commit,
-                    },
-                )
+                let least = commit_index.min(progress.match_index);
+                let heartbeat = Heartbeat {
+                    session: progress.session,
+                    read_round,
+                    leader_commit: mutant::pick(Mutant::HeartbeatCommitsAll, least, commit_index),
+                };
+                (*id, heartbeat)
             })
             .collect();
         for (peer, heartbeat) in heartbeats {
@@ -343,6 +342,7 @@ impl Raft {
             return;
         };
         let (id, durable) = (self.options.id, self.durability.log_durable());
+        let durable = mutant::pick(Mutant::LeaderCountsUnsynced, durable, self.log.last().index);
         let match_index = |peer| {
             if peer == id {
                 durable
@@ -353,7 +353,8 @@ impl Raft {
         let Some(index) = quorum::majority_value(self.memberships.latest(), match_index) else {
             return;
         };
-        if index <= self.commit_index || self.log.term_at(index) != Some(self.hard_state.term) {
+        let is_own = self.log.term_at(index) == Some(self.hard_state.term);
+        if index <= self.commit_index || !(is_own || mutant::is(Mutant::EarlierTermCommits)) {
             return;
         }
         let knew = self.has_committed_in_term();
@@ -435,6 +436,7 @@ impl Raft {
         if let Role::Leader(leader) = &mut self.role
             && let Some(transfer) = leader.transfer
             && transfer.deadline <= self.now
+            && !mutant::is(Mutant::TransferNeverEnds)
         {
             tracing::warn!(target = %transfer.target, "leadership transfer did not finish in time; given up");
             leader.transfer = None;

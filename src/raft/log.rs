@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 
 use super::message::Conflict;
 use super::types::{Entry, EntryId, Index, Payload, Term};
+use crate::base::mutant::{self, Mutant};
 
 /// The entries of the log, in memory.
 #[derive(Clone, Debug, Default)]
@@ -135,7 +136,13 @@ impl Log {
         mut entries: Vec<Entry>,
         commit_index: Index,
     ) -> Result<Option<Index>, CommittedConflict> {
-        let held = entries.iter().take_while(|entry| self.holds(entry.id)).count();
+        let end = self.last().index;
+        let is_held = |entry: &&Entry| {
+            let cuts = mutant::is(Mutant::TruncateAlways) && entry.id.index > commit_index;
+            let keeps = mutant::is(Mutant::ConflictIsKept) && entry.id.index <= end;
+            (self.holds(entry.id) && !cuts) || keeps
+        };
+        let held = entries.iter().take_while(is_held).count();
         let fresh = entries.split_off(held);
         let Some(first) = fresh.first().map(|entry| entry.id) else {
             return Ok(None);

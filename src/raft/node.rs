@@ -21,6 +21,7 @@ use super::snapshot::Chunks;
 use super::types::{
     Entry, EntryId, HardState, Index, Membership, NodeId, Payload, SnapshotHeader, Term, Ticks,
 };
+use crate::base::mutant::{self, Mutant};
 use crate::base::rng::Rng;
 
 /// How one server behaves.
@@ -169,7 +170,7 @@ impl Raft {
         let log = Log::new(recovered.snapshot, recovered.entries);
         let mut rng = Rng::new(options.seed);
         let mut raft = Raft {
-            numbers: rng.below(1 << 48),
+            numbers: mutant::pick(Mutant::NumbersBeginAgain, rng.below(1 << 48), 0),
             rng,
             now,
             hard_state: recovered.hard_state,
@@ -281,7 +282,8 @@ impl Raft {
             // A refusal counts whatever the voter's term, a vote only in the term for which it was given.
             Message::PreVoteResponse(_) => true,
             Message::RequestVoteResponse(response) if !response.vote_granted => true,
-            _ if term < current => {
+            Message::RequestVoteResponse(_) if mutant::is(Mutant::EarlierVoteCounts) => true,
+            _ if term < current && !mutant::is(Mutant::OldTermIsHeard) => {
                 self.tell_term(from, request_id, message);
                 false
             }
@@ -291,7 +293,7 @@ impl Raft {
 
     /// Follows `leader`, or nobody yet, in this term (Raft 5.1).
     pub(super) fn become_follower(&mut self, term: Term, leader: Option<NodeId>) {
-        if term > self.hard_state.term {
+        if term > self.hard_state.term || mutant::is(Mutant::StepDownForgetsVote) {
             self.hard_state = HardState { term, vote: None };
             self.durability.hard_state_changed();
         }
@@ -397,11 +399,10 @@ impl Raft {
     }
 
     fn take_committed(&mut self) -> Vec<Entry> {
-        let committed = self.log.slice(
-            self.handed_index.next(),
-            self.commit_index,
-            self.options.max_apply_bytes,
-        );
+        let upto = mutant::pick(Mutant::ApplyUncommitted, self.commit_index, self.log.last().index);
+        let committed = self
+            .log
+            .slice(self.handed_index.next(), upto, self.options.max_apply_bytes);
         if let Some(last) = committed.last() {
             self.handed_index = last.id.index;
             self.memberships.commit(self.handed_index);
@@ -436,6 +437,9 @@ impl Raft {
     /// Sends what speaks of nothing but the term, once that is durable.
     pub(super) fn send(&mut self, to: NodeId, request_id: u64, message: Message) {
         let envelope = self.envelope(to, request_id, message);
+        if mutant::is(Mutant::VoteBeforeDurable) {
+            return self.durability.send(envelope);
+        }
         self.durability.send_when_durable(Needs::HardState, envelope);
     }
 

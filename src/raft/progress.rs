@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::types::{EntryId, Index, SnapshotHeader, Ticks};
+use crate::base::mutant::{self, Mutant};
 
 /// What a leader knows of one follower.
 ///
@@ -108,7 +109,8 @@ impl Progress {
 
     /// Starts over from what is certain: after a rejection, a silence or a new connection.
     pub fn probe_from(&mut self, next_index: Index) {
-        self.next_index = next_index.max(self.match_index.next());
+        let after_match = next_index.max(self.match_index.next());
+        self.next_index = mutant::pick(Mutant::NextBelowMatch, after_match, next_index);
         self.state = State::Probe { outstanding: None };
     }
 
@@ -145,7 +147,8 @@ impl Progress {
 
     /// The follower holds everything up to `index` durably, from a snapshot or otherwise.
     pub fn holds_up_to(&mut self, index: Index) {
-        self.match_index = self.match_index.max(index);
+        let greatest = self.match_index.max(index);
+        self.match_index = mutant::pick(Mutant::MatchIndexFalls, greatest, index);
         self.next_index = self.next_index.max(self.match_index.next());
     }
 
@@ -218,7 +221,7 @@ impl Progress {
     /// asked, whichever copy of it was answered, or of a pipelined request. What is known to match is never
     /// given up for it (trap 3.14).
     pub fn is_rejected_by(&self, prev_log_index: Index) -> bool {
-        prev_log_index > self.match_index
+        (prev_log_index > self.match_index || mutant::is(Mutant::NextBelowMatch))
             && match &self.state {
                 State::Probe { .. } => prev_log_index == self.next_index.prev(),
                 State::Replicate { .. } => true,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::types::{Membership, NodeId};
+use crate::base::mutant::{self, Mutant};
 
 /// How an election stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +36,10 @@ pub fn majority_value<T: Ord + Copy>(membership: &Membership, value: impl Fn(Nod
         let reached = voters
             .iter()
             .map(|id| value(*id))
-            .filter(|v| 2 * voters.iter().filter(|id| value(**id) >= *v).count() > voters.len())
+            .filter(|v| {
+                let count = voters.iter().filter(|id| value(**id) >= *v).count();
+                2 * mutant::pick(Mutant::MinorityCommits, count, count + 1) > voters.len()
+            })
             .max()?;
         least = Some(least.map_or(reached, |other: T| other.min(reached)));
     }
@@ -50,7 +54,8 @@ fn configurations(membership: &Membership) -> impl Iterator<Item = &BTreeSet<Nod
 
 fn majority_vote(voters: &BTreeSet<NodeId>, votes: &BTreeMap<NodeId, bool>) -> VoteResult {
     let count = |wanted| voters.iter().filter(|id| votes.get(id) == Some(&wanted)).count();
-    if 2 * count(true) > voters.len() {
+    let granted = mutant::pick(Mutant::MinorityElects, count(true), count(true) + 1);
+    if 2 * granted > voters.len() {
         VoteResult::Won
     } else if 2 * count(false) >= voters.len() {
         VoteResult::Lost

@@ -15,6 +15,7 @@ use super::node::{Raft, Role};
 use super::quorum;
 use super::ready::ReadReady;
 use super::types::{Index, NodeId, Ticks};
+use crate::base::mutant::{self, Mutant};
 
 /// This server's own reads. Bounded by the caller's own bound on reads under way.
 #[derive(Debug, Default)]
@@ -109,7 +110,7 @@ impl Raft {
     /// Asks for the reads that wait, and starts a round for the questions that wait.
     pub(super) fn flush_reads(&mut self) {
         self.ask_leader();
-        let is_ready = self.has_committed_in_term();
+        let is_ready = self.has_committed_in_term() || mutant::is(Mutant::ReadBeforeFirstCommit);
         let commit_index = self.commit_index;
         let Role::Leader(leader) = &mut self.role else {
             return;
@@ -118,7 +119,9 @@ impl Raft {
         // hands over may already be replaced (trap 3.9). Questions wait.
         let rounds = &leader.rounds;
         if is_ready && leader.transfer.is_none() && rounds.pending.is_empty() && !rounds.fresh.is_empty() {
-            leader.start_round(self.now);
+            if !mutant::is(Mutant::ReadRoundReused) {
+                leader.start_round(self.now);
+            }
             let rounds = &mut leader.rounds;
             let questions = std::mem::take(&mut rounds.fresh);
             rounds.pending.push_back(Round {
@@ -204,6 +207,7 @@ impl Raft {
             }
         };
         let confirmed = quorum::majority_value(self.memberships.latest(), confirmed_by).unwrap_or(0);
+        let confirmed = mutant::pick(Mutant::ReadWithoutQuorum, confirmed, latest);
         let done = leader
             .rounds
             .pending

@@ -10,6 +10,7 @@
 use super::log::Log;
 use super::message::Envelope;
 use super::types::{Batch, Entry, EntryId, HardState, Index};
+use crate::base::mutant::{self, Mutant};
 
 /// What the driver has to do next. The fields may be worked on in any order, and at the same time: what must
 /// wait for the disk is not in `messages` yet.
@@ -129,15 +130,22 @@ impl Durability {
     /// acknowledged that are no longer here: they are dropped.
     pub fn hard_state_changed(&mut self) {
         self.hard_now += 1;
-        self.waiting.clear();
+        if !mutant::is(Mutant::AnswerOutlivesTerm) {
+            self.waiting.clear();
+        }
     }
 
     /// Entries from `index` on were replaced in memory; whatever the disk holds there no longer counts.
     pub fn log_changed_from(&mut self, index: Index) {
         let kept = index.prev();
+        if mutant::is(Mutant::ConflictStaysOnDisk) {
+            return;
+        }
         self.log_handed = self.log_handed.min(kept);
         self.log_durable = self.log_durable.min(kept);
-        if let Some(in_flight) = &mut self.in_flight {
+        if let Some(in_flight) = &mut self.in_flight
+            && !mutant::is(Mutant::ReplacedWriteCounts)
+        {
             in_flight.log = in_flight.log.min(kept);
         }
     }
@@ -183,15 +191,23 @@ impl Durability {
         if self.in_flight.is_some() {
             return None;
         }
-        let batch = Batch {
+        let mut batch = Batch {
             install: self.install.take(),
             hard_state: (self.hard_now > self.hard_handed).then_some(hard_state),
             entries: log.slice(self.log_handed.next(), log.last().index, max_bytes),
         };
+        if mutant::is(Mutant::VoteNotWritten) {
+            batch.hard_state = batch.hard_state.map(|hard| HardState { vote: None, ..hard });
+        }
+        if mutant::is(Mutant::TermAfterEntries) && !batch.entries.is_empty() {
+            batch.hard_state = None;
+        }
         if batch.is_empty() {
             return None;
         }
-        self.hard_handed = self.hard_now;
+        if batch.hard_state.is_some() {
+            self.hard_handed = self.hard_now;
+        }
         self.log_handed = batch
             .entries
             .last()

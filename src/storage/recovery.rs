@@ -19,6 +19,7 @@ use super::fs::{File, Fs};
 use super::identity::Identity;
 use super::segment::{self, Segment};
 use super::terms::Terms;
+use crate::base::mutant::{self, Mutant};
 use crate::raft::{Entry, EntryId, HardState, Index};
 
 /// How much is read at once.
@@ -301,7 +302,7 @@ pub(super) fn recover<F: Fs>(
     match (previous, begun) {
         (Some((mut active, Tail::Open { torn, until })), Some(replay)) => {
             check_covered(dir, &replay, covered)?;
-            if torn.is_some() {
+            if torn.is_some() && !mutant::is(Mutant::TornBatchStays) {
                 neutralise(&mut active, until, fsync)?;
             }
             Ok(Recovery { active, replay, torn })

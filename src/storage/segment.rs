@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::error::{Damage, DiskError, OpenError};
 use super::format::{Header, HeaderError, PAGE_SECTORS, SECTOR_BYTES, VERSION};
 use super::fs::{File, Fs};
+use crate::base::mutant::{self, Mutant};
 
 /// What a file is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +91,7 @@ impl<F: File> Segment<F> {
         sync(&mut file, from, fsync)?;
         let path = Name::segment(dir, id);
         fs.rename(from, &path).map_err(DiskError::with("rename", from))?;
-        sync_dir(fs, dir, fsync)?;
+        sync_dir(fs, dir, fsync && !mutant::is(Mutant::NameNotSynced))?;
         Ok(Segment {
             file,
             path,
@@ -158,11 +159,14 @@ impl<F: File> Segment<F> {
         let padding = page_end.saturating_sub(end) as usize * SECTOR_BYTES;
         bytes.resize(bytes.len() + padding, 0);
         let at = offset(self.next);
-        let written = if fsync {
+        let mut written = if fsync && !mutant::is(Mutant::SyncSkipped) {
             self.file.write_durably_at(bytes, at)
         } else {
             self.file.write_at(bytes, at)
         };
+        if mutant::is(Mutant::SyncRetried) {
+            written = written.or_else(|_| self.file.sync_data());
+        }
         written.map_err(DiskError::with("write", &self.path))?;
         // Our picture changes after the disk did.
         self.next = end;

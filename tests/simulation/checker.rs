@@ -1,14 +1,15 @@
-//! What must hold, looked at after everything that happens.
+//! What must hold, looked at after everything that happens. What does not ends the world with a panic, whose text
+//! begins with the property's name.
 //!
 //! Beside the properties of `raft::invariants`: what a node says is true of its disk when it leaves; what counts as
 //! committed is on a majority of the disks; whoever has applied the same index has the same state; and what the log
 //! holds in the end is what the clients were told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use raftline::kv::{self, Command};
 use raftline::raft::invariants::Invariants;
-use raftline::raft::{Envelope, Index, Log, Message, NodeId, Payload, Term};
+use raftline::raft::{Entry, Envelope, Index, Message, NodeId, Payload, Raft, Term};
 
 use crate::disk::Durable;
 use crate::linearizable::{Action, Operation, Outcome, by_key, describe, linearizable_within};
@@ -21,6 +22,10 @@ pub struct Checker {
     hashes: BTreeMap<Index, u64>,
     /// Whom a node told that it has its vote, ever.
     votes: BTreeMap<(NodeId, Term), NodeId>,
+    /// The terms that a candidate has begun.
+    begun: BTreeSet<Term>,
+    /// How often each value of the clients was written by a committed entry.
+    written: BTreeMap<u64, u64>,
 }
 
 impl Checker {
@@ -35,32 +40,55 @@ impl Checker {
         if let Err(violation) = self.invariants.observe(machine.raft()) {
             panic!("{violation}");
         }
+        self.check_term(machine.raft());
         let (index, hash) = machine.applied();
         self.on_hash(node.id, index, hash);
         let durable = machine.raft().status().log_durable;
         let name = machine.raft().log().entry(durable).map(|entry| entry.id);
         assert!(
             name.is_none_or(|name| node.disk.durable().holds(name)),
-            "node {} takes its log for durable up to {name:?}, and its disk has {:?}",
+            "durability: node {} takes its log for durable up to {name:?}, and its disk has {:?}",
             node.id,
             node.disk.durable().log.last(),
         );
         before..self.invariants.commit_index().0 as usize
     }
 
-    /// These indexes are committed for the first time: no crash may ever take them back.
+    /// A term begins with a candidate that won a pre-vote: nothing else raises terms (Diss. 9.6).
+    fn check_term(&mut self, raft: &Raft) {
+        let hard_state = raft.status().hard_state;
+        if hard_state.vote == Some(raft.id()) {
+            self.begun.insert(hard_state.term);
+        }
+        assert!(
+            hard_state.term == Term(0) || self.begun.contains(&hard_state.term),
+            "terms begin with a candidate: node {} is in term {}, for which nobody asked for votes",
+            raft.id(),
+            hard_state.term
+        );
+    }
+
+    /// These indexes are committed for the first time, and this node knows it: no crash may ever take them back.
     pub fn on_committed<'a>(
-        &self,
+        &mut self,
         indexes: std::ops::Range<usize>,
+        node: &Node,
         disks: impl Iterator<Item = &'a Durable> + Clone,
     ) {
+        let log = node.process.as_ref().map(|process| process.machine.raft().log());
+        for index in indexes.clone() {
+            let entry = log.and_then(|log| log.entry(Index(index as u64 + 1)));
+            if let Some(value) = entry.and_then(value_of) {
+                *self.written.entry(value).or_default() += 1;
+            }
+        }
         let nodes = disks.clone().count();
         let count = indexes.len();
         for id in self.invariants.committed().skip(indexes.start).take(count) {
             let holders = disks.clone().filter(|disk| disk.holds(id)).count();
             assert!(
                 2 * holders > nodes,
-                "entry {id} counts as committed and is durable on {holders} of {nodes} nodes"
+                "durability: entry {id} counts as committed and is durable on {holders} of {nodes} nodes"
             );
         }
     }
@@ -70,16 +98,16 @@ impl Checker {
         let first = *self.hashes.entry(index).or_insert(hash);
         assert!(
             first == hash,
-            "node {node} has another state at index {index} than the others had: {hash:x} and not {first:x}"
+            "state hash: node {node} has another state at index {index} than the others had: {hash:x} and not {first:x}"
         );
     }
 
-    /// A message leaves.
-    pub fn on_send(&mut self, envelope: &Envelope, disk: &Durable) {
+    /// A message leaves. `receiver`: the core that it is for, where it runs.
+    pub fn on_send(&mut self, envelope: &Envelope, disk: &Durable, receiver: Option<&Raft>) {
         let (from, term) = (envelope.from, envelope.term);
         assert!(
             disk.hard_state.term >= term,
-            "node {from} speaks of term {term}, and its disk knows of {:?}",
+            "persist before answering: node {from} speaks of term {term}, and its disk knows of {:?}",
             disk.hard_state
         );
         match &envelope.message {
@@ -87,24 +115,76 @@ impl Checker {
                 let voted = *self.votes.entry((from, term)).or_insert(envelope.to);
                 assert!(
                     voted == envelope.to,
-                    "node {from} votes for {voted} and {} in term {term}",
+                    "one vote for each term: node {from} votes for {voted} and {} in term {term}",
                     envelope.to
                 );
                 assert!(
                     disk.hard_state.term > term || disk.hard_state.vote == Some(envelope.to),
-                    "node {from} votes for {} in term {term}, and its disk knows of {:?}",
+                    "persist before answering: node {from} votes for {} in term {term}, and its disk knows of {:?}",
                     envelope.to,
                     disk.hard_state
                 );
             }
-            Message::AppendEntriesResponse(response) if response.conflict.is_none() => assert!(
-                response.last_index.0 <= disk.log.len() as u64,
-                "node {from} acknowledges index {}, and its disk has {:?}",
-                response.last_index,
-                disk.log.last()
-            ),
+            Message::AppendEntriesResponse(response) if response.conflict.is_none() => {
+                let index = response.last_index;
+                let held = index.0.checked_sub(1).and_then(|i| disk.log.get(i as usize));
+                let asker = receiver.filter(|raft| raft.is_leader() && raft.term() == term);
+                let asked = asker
+                    .and_then(|raft| raft.log().entry(index))
+                    .map(|entry| entry.id);
+                assert!(
+                    index == Index(0) || held.is_some_and(|held| asked.is_none_or(|asked| asked == *held)),
+                    "persist before answering: node {from} acknowledges index {index}, and its disk has {held:?}; \
+                     the leader's is {asked:?}",
+                );
+            }
             _ => {}
         }
+    }
+
+    /// A client has seen the end of an operation: a write that is done is committed.
+    pub fn on_outcome(&self, operation: &Operation) {
+        let is_done = match (operation.action, operation.outcome) {
+            (Action::Set(_) | Action::Exchange(_), Outcome::Done(_)) => true,
+            (Action::Create(_) | Action::Swap { .. }, Outcome::Done(done)) => done.is_some(),
+            _ => false,
+        };
+        if let Some(value) = written(operation.action).filter(|_| is_done) {
+            assert!(
+                self.written.contains_key(&value),
+                "acknowledged writes are committed: {:?} {} is done, and no committed entry says so",
+                operation.action,
+                operation.key
+            );
+        }
+    }
+}
+
+/// A leader that no quorum answers stops leading (check-quorum, Diss. 6.2).
+pub fn check_leader_is_heard(node: &Node, election_timeout_ms: u64) {
+    let Some(process) = node.process.as_ref().filter(|_| node.is_leader()) else {
+        return;
+    };
+    let status = process.machine.raft().status();
+    let silent_ms = |voter: &NodeId| {
+        let follower = status.followers.iter().find(|follower| follower.id == *voter);
+        follower.map_or(0, |follower| follower.silent_ms)
+    };
+    let mut silences: Vec<u64> = status.membership.voters.iter().map(silent_ms).collect();
+    silences.sort_unstable();
+    let quorum = silences.get(silences.len() / 2).copied().unwrap_or(0);
+    assert!(
+        quorum <= 2 * election_timeout_ms,
+        "a leader has a quorum: node {} leads term {}, and for {quorum} ms no majority has answered",
+        node.id,
+        status.hard_state.term
+    );
+}
+
+impl Checker {
+    /// At the end: what is committed is what the clients were told.
+    pub fn check_log(&self, operations: &mut [Operation]) {
+        check_log(&self.written, operations);
     }
 }
 
@@ -117,7 +197,7 @@ pub fn check_history(history: Vec<Operation>) -> usize {
     for (key, operations) in by_key(history) {
         match linearizable_within(operations.clone(), SEARCH_STEPS_MAX) {
             Some(true) => {}
-            Some(false) => panic!("{}", describe(&key, &operations)),
+            Some(false) => panic!("linearizability: {}", describe(&key, &operations)),
             None => undecided += 1,
         }
     }
@@ -135,24 +215,21 @@ fn written(action: Action) -> Option<u64> {
     }
 }
 
+/// The number that an entry sets a key to, where it does.
+fn value_of(entry: &Entry) -> Option<u64> {
+    let Payload::Command(bytes) = &entry.payload else {
+        return None;
+    };
+    let (_, command) = kv::decode_entry(bytes.clone()).expect("an entry that can be read");
+    let Command::Set { value, .. } = command else {
+        return None;
+    };
+    std::str::from_utf8(&value).ok()?.parse().ok()
+}
+
 /// Each write of a value that is written only once: it is in the log as often as the clients were told. A write of
 /// unknown outcome that is not there has certainly failed, which makes the history easier to judge.
-pub fn check_log(log: &Log, operations: &mut [Operation]) {
-    let mut in_log: BTreeMap<u64, u64> = BTreeMap::new();
-    for index in 1..=log.last().index.0 {
-        let payload = log.entry(Index(index)).map(|entry| &entry.payload);
-        let Some(Payload::Command(bytes)) = payload else {
-            continue;
-        };
-        let (_, command) = kv::decode_entry(bytes.clone()).expect("an entry that can be read");
-        if let Command::Set { value, .. } = command
-            && let Some(value) = std::str::from_utf8(&value)
-                .ok()
-                .and_then(|text| text.parse().ok())
-        {
-            *in_log.entry(value).or_default() += 1;
-        }
-    }
+fn check_log(in_log: &BTreeMap<u64, u64>, operations: &mut [Operation]) {
     // How often each value was certainly written, and perhaps.
     let mut told: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
     for operation in operations.iter_mut() {
@@ -173,7 +250,7 @@ pub fn check_log(log: &Log, operations: &mut [Operation]) {
         let times = in_log.get(&value).copied().unwrap_or(0);
         assert!(
             (certain..=certain + perhaps).contains(&times),
-            "the write of {value} is in the log {times} times; its clients were told {certain} times that it is done, \
+            "each write is done once: that of {value} is in the log {times} times; its clients were told {certain} times that it is done, \
              and {perhaps} times that it may be"
         );
     }

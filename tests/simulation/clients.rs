@@ -104,6 +104,13 @@ impl Clients {
         client.node
     }
 
+    /// Every second client goes to this node, and the others anywhere.
+    pub fn gather(&mut self, node: u64) {
+        for (n, client) in self.list.iter_mut().enumerate() {
+            client.node = if n % 2 == 0 { node } else { 0 };
+        }
+    }
+
     /// Client `n` goes elsewhere.
     pub fn leave(&mut self, n: usize) {
         self.list[n].node = 0;
@@ -187,14 +194,16 @@ impl Clients {
             match waiting.inbox.try_recv() {
                 Ok(Answer { ticket, outcome }) => {
                     let asked = waiting.asked.remove(&ticket);
-                    let asked = asked.unwrap_or_else(|| panic!("ticket {ticket} was answered twice"));
+                    let asked = asked.unwrap_or_else(|| {
+                        panic!("one answer for each request: ticket {ticket} was answered twice")
+                    });
                     ended.push((asked, Some(outcome)));
                 }
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => {
                     assert!(
                         !alive || waiting.asked.is_empty(),
-                        "node {} never answers {:?}",
+                        "answers in time: node {} never answers {:?}",
                         waiting.node,
                         waiting.asked
                     );

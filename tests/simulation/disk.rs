@@ -54,6 +54,10 @@ pub struct Disk {
     interrupted: Option<Durable>,
     /// A job takes at least this long, and at most that long.
     pub latency_us: (u64, u64),
+    /// When the job at hand is done.
+    due: Option<u64>,
+    /// The job at hand, or the next one, takes so much longer.
+    hangs_us: u64,
 }
 
 impl Durable {
@@ -70,7 +74,7 @@ impl Durable {
         if let Some(first) = batch.entries.first() {
             assert!(
                 first.id.index.prev().0 <= self.log.len() as u64,
-                "a batch leaves a hole in the log"
+                "log: a batch leaves a hole in it"
             );
             after.log.truncate(first.id.index.prev().0 as usize);
         }
@@ -99,6 +103,8 @@ impl Disk {
             durable: Durable::default(),
             interrupted: None,
             latency_us: (0, 0),
+            due: None,
+            hangs_us: 0,
         }
     }
 
@@ -110,7 +116,7 @@ impl Disk {
         let interrupted = self.interrupted.take();
         assert!(
             found == self.durable || Some(&found) == interrupted.as_ref(),
-            "node {} recovered {:?} with {} entries up to {:?}; durable was {:?} with {} entries up to {:?}",
+            "recovery: node {} recovered {:?} with {} entries up to {:?}; durable was {:?} with {} entries up to {:?}",
             self.options.node_id,
             found.hard_state,
             found.log.len(),
@@ -129,19 +135,48 @@ impl Disk {
         &self.durable
     }
 
-    /// Takes a job. If it is the only one, it begins now and takes so long.
-    pub fn push(&mut self, job: Job, rng: &mut Rng) -> Option<u64> {
+    /// Takes a job. If it is the only one, it begins now; until when.
+    pub fn push(&mut self, job: Job, now: u64, rng: &mut Rng) -> Option<u64> {
         self.jobs.push_back(job);
-        (self.jobs.len() == 1).then(|| self.duration_us(rng))
+        if self.jobs.len() > 1 {
+            return None;
+        }
+        self.begin(now, rng);
+        self.due
     }
 
-    fn duration_us(&self, rng: &mut Rng) -> u64 {
+    /// The job at the front begins.
+    fn begin(&mut self, now: u64, rng: &mut Rng) {
         let (least, most) = self.latency_us;
-        least + rng.below(1 + most - least)
+        let hangs_us = std::mem::take(&mut self.hangs_us);
+        let duration = least + rng.below(1 + most - least) + hangs_us;
+        self.due = (!self.jobs.is_empty()).then_some(now + duration);
     }
 
-    /// The job at the front is done; and how long the next one takes, where there is one.
-    pub fn finish(&mut self, rng: &mut Rng) -> (Done, Option<u64>) {
+    /// When the job at hand is done.
+    pub fn due(&self) -> Option<u64> {
+        self.due
+    }
+
+    /// The job at hand, or the next one, hangs. When the one at hand is done now.
+    pub fn hang(&mut self, us: u64) -> Option<u64> {
+        match &mut self.due {
+            Some(due) => *due += us,
+            None => self.hangs_us = us,
+        }
+        self.due
+    }
+
+    /// What hangs goes on. When the job at hand is done now.
+    pub fn hurry(&mut self, now: u64) -> Option<u64> {
+        const SOON_US: u64 = 1000;
+        self.hangs_us = 0;
+        self.due = self.due.map(|due| due.min(now + SOON_US));
+        self.due
+    }
+
+    /// The job at the front is done; and when the next one is, where there is one.
+    pub fn finish(&mut self, now: u64, rng: &mut Rng) -> (Done, Option<u64>) {
         let job = self.jobs.pop_front().expect("a job ends that never began");
         let storage = self.storage.as_mut().expect("a job of no process");
         let done = match job {
@@ -161,8 +196,8 @@ impl Disk {
             },
             Job::MeasureFreeSpace => Done::FreeSpace(storage.free_space_bytes().expect("it always says")),
         };
-        let next = (!self.jobs.is_empty()).then(|| self.duration_us(rng));
-        (done, next)
+        self.begin(now, rng);
+        (done, self.due)
     }
 
     /// The process is gone, perhaps in the midst of a write.
@@ -175,6 +210,7 @@ impl Disk {
             let _ = storage.persist(batch);
         }
         self.jobs.clear();
+        (self.due, self.hangs_us) = (None, 0);
         self.storage = None;
         match end {
             End::PowerFailed => self.fs.crash(rng.next_u64()),
@@ -185,11 +221,16 @@ impl Disk {
     /// One of the next writes or syncs is an error.
     pub fn fail_soon(&mut self, rng: &mut Rng) {
         let n = 1 + rng.below(5);
-        match rng.below(3) {
-            0 => self.fs.write_fails_at(n),
-            1 => self.fs.sync_fails_at(n),
-            _ => self.fs.set_free_space_bytes(Some(rng.below(20 << 10))),
+        if rng.one_in(2) {
+            self.fs.write_fails_at(n);
+        } else {
+            self.fs.sync_fails_at(n);
         }
+    }
+
+    /// There is hardly any room left.
+    pub fn fill(&mut self, rng: &mut Rng) {
+        self.fs.set_free_space_bytes(Some(rng.below(20 << 10)));
     }
 
     /// Nothing that was asked for fails any more, and there is room again.

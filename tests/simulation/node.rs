@@ -113,7 +113,30 @@ pub struct Process {
     pub submissions: Vec<Submission>,
     /// When the next turn is.
     pub turn_at: u64,
-    started_us: u64,
+}
+
+/// A monotonic clock that runs too fast or too slow.
+struct Clock {
+    /// What it showed, and when it was set to its present pace.
+    shown_us: u64,
+    since_us: u64,
+    /// So many millionths too fast.
+    drift_ppm: i64,
+}
+
+impl Clock {
+    fn show_us(&self, now_us: u64) -> u64 {
+        let elapsed = now_us - self.since_us;
+        let drift = elapsed as i64 * self.drift_ppm / 1_000_000;
+        self.shown_us + elapsed.saturating_add_signed(drift)
+    }
+
+    /// When it shows that, or a little later.
+    fn time_of(&self, shown_us: u64) -> u64 {
+        let local_us = u128::from(shown_us.saturating_sub(self.shown_us));
+        let us = local_us * 1_000_000 / (1_000_000 + i128::from(self.drift_ppm)) as u128;
+        self.since_us + u64::try_from(us).unwrap_or(u64::MAX / 2) + 1000
+    }
 }
 
 /// A node, whether or not a process runs on it.
@@ -123,8 +146,7 @@ pub struct Node {
     pub process: Option<Process>,
     /// How many processes there were.
     pub boot: u64,
-    /// Its monotonic clock runs so many millionths too fast.
-    drift_ppm: i64,
+    clock: Clock,
     /// So much its wall clock is off.
     pub wall_offset_ms: i64,
     /// No turn before this time, and for how long there was none in all.
@@ -132,18 +154,26 @@ pub struct Node {
     pub paused_us: u64,
 }
 
+/// No clock runs faster or slower by more: a fifth, which is what the nodes are told to allow for.
+pub const DRIFT_MAX_PPM: u64 = 90_000;
+
 /// The wall clock's time when a world begins.
 const EPOCH_MS: u64 = 1_700_000_000_000;
 
 impl Node {
     pub fn new(id: u64, rng: &mut Rng) -> Node {
-        let most_ppm = [0, 1000, 100_000][rng.below(3) as usize];
+        let most_ppm = [0, 1000, DRIFT_MAX_PPM][rng.below(3) as usize];
+        let clock = Clock {
+            shown_us: 0,
+            since_us: 0,
+            drift_ppm: rng.below(2 * most_ppm + 1) as i64 - most_ppm as i64,
+        };
         Node {
             id,
             disk: Disk::new(id, rng),
             process: None,
             boot: 0,
-            drift_ppm: rng.below(2 * most_ppm + 1) as i64 - most_ppm as i64,
+            clock,
             wall_offset_ms: rng.below(2000) as i64 - 1000,
             paused_until: 0,
             paused_us: 0,
@@ -160,7 +190,7 @@ impl Node {
             entries: found.entries,
             ..Recovered::default()
         };
-        let now = self.now(now_us, now_us);
+        let now = self.now(now_us);
         let raft = Raft::new(raft_options(setup, self.id, rng.next_u64()), recovered, now.ticks);
         let options = MachineOptions {
             cluster_name: "simulation".into(),
@@ -181,34 +211,36 @@ impl Node {
             inputs: Vec::new(),
             submissions: Vec::new(),
             turn_at: u64::MAX,
-            started_us: now_us,
         });
         Ok(())
     }
 
-    /// What the process's clocks show.
-    fn now(&self, now_us: u64, started_us: u64) -> Now {
-        let elapsed = now_us - started_us;
-        let drift = elapsed as i64 * self.drift_ppm / 1_000_000;
+    /// What the node's clocks show.
+    fn now(&self, now_us: u64) -> Now {
         Now {
-            ticks: Ticks(elapsed.saturating_add_signed(drift) / 1000),
+            ticks: Ticks(self.clock.show_us(now_us) / 1000),
             wall_ms: (EPOCH_MS + now_us / 1000).saturating_add_signed(self.wall_offset_ms),
         }
     }
 
-    /// When the process's clock shows that, or a little later.
+    /// When the node's monotonic clock shows that, or a little later.
     pub fn time_of(&self, ticks: Ticks) -> u64 {
-        let started_us = self.process.as_ref().map_or(0, |process| process.started_us);
-        let local_us = u128::from(ticks.0) * 1000;
-        let us = local_us * 1_000_000 / (1_000_000 + i128::from(self.drift_ppm)) as u128;
-        started_us + u64::try_from(us).unwrap_or(u64::MAX / 2) + 1000
+        self.clock.time_of(ticks.0.saturating_mul(1000))
+    }
+
+    /// The monotonic clock runs at another pace from now on.
+    pub fn set_drift(&mut self, now_us: u64, drift_ppm: i64) {
+        self.clock = Clock {
+            shown_us: self.clock.show_us(now_us),
+            since_us: now_us,
+            drift_ppm,
+        };
     }
 
     /// Tells the machine all that has happened and lets it work once. Whether there is more to do.
     /// `Err`: the disk has failed, and the process has to end.
     pub fn turn(&mut self, now_us: u64) -> Result<bool, String> {
-        let started_us = self.process.as_ref().expect("a process").started_us;
-        let now = self.now(now_us, started_us);
+        let now = self.now(now_us);
         let process = self.process.as_mut().expect("a process");
         let Process { machine, effects, .. } = process;
         machine.tick(now);

@@ -4,8 +4,8 @@
 //! First there are faults, of a few kinds chosen by the seed; then they stop, and the cluster has to come back to
 //! life and to account for everything that it has told its clients.
 //!
-//! Not simulated yet, because the nodes can't do it yet: snapshots, changes of the membership, wiped and damaged
-//! disks.
+//! `faults` has what goes wrong. Not simulated yet, because the nodes can't do it yet: snapshots, changes of the
+//! membership, wiped and damaged disks.
 
 use std::collections::BTreeMap;
 
@@ -21,9 +21,16 @@ use crate::linearizable::Outcome;
 use crate::network::{Body, Closed, Network, Packet};
 use crate::node::{CallId, Effect, Input, Node, Setup};
 
+#[path = "faults.rs"]
+mod faults;
+
+use faults::Fault;
+
 const MS: u64 = 1000;
 /// How often is looked for what should have happened and did not.
 const SWEEP_US: u64 = 250 * MS;
+/// More never happens in a world, unless nodes keep each other busy for nothing.
+const EVENTS_MAX: u64 = 20_000_000;
 /// A process that ended starts again within this time.
 const RESTART_US: u64 = 3000 * MS;
 
@@ -69,45 +76,26 @@ enum Event {
     /// Answers reach a client, or the end of its connection.
     Collect(usize),
     Fault,
+    /// Links that were cut for a while carry again.
+    Heal,
     Start(u64),
     Sweep,
 }
 
-/// What can go wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
-    CutOneWay,
-    CutBothWays,
-    Isolate,
-    Halves,
-    Heal,
-    Close,
-    PowerFailure,
-    Kill,
-    Stop,
-    Blackout,
-    SlowDisk,
-    FailingDisk,
-    Pause,
-    Jump,
+/// What a line of the log is about.
+#[derive(Clone, Copy)]
+enum Mark {
+    World,
+    Fault,
+    /// Who leads and who follows.
+    Role,
+    /// Processes that start and end, and their disks.
+    Process,
+    Client,
+    /// Connections.
+    Network,
+    Message,
 }
-
-const FAULTS: [Fault; 14] = [
-    Fault::CutOneWay,
-    Fault::CutBothWays,
-    Fault::Isolate,
-    Fault::Halves,
-    Fault::Heal,
-    Fault::Close,
-    Fault::PowerFailure,
-    Fault::Kill,
-    Fault::Stop,
-    Fault::Blackout,
-    Fault::SlowDisk,
-    Fault::FailingDisk,
-    Fault::Pause,
-    Fault::Jump,
-];
 
 /// What came of a world.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -134,6 +122,7 @@ pub struct World {
     network: Network,
     clients: Clients,
     checker: Checker,
+    /// What can go wrong here.
     faults: Vec<Fault>,
     fault_pause_us: u64,
     /// The faults have stopped.
@@ -174,8 +163,7 @@ impl World {
             is_tight: rng.one_in(3),
         };
         let chance = 1 + rng.below(4);
-        let mut faults: Vec<Fault> = FAULTS.into_iter().filter(|_| rng.below(4) < chance).collect();
-        faults.push(Fault::Heal);
+        let faults = faults::some(&mut rng, |rng| rng.below(4) < chance);
         let list: BTreeMap<u64, Node> = (1..=nodes).map(|id| (id, Node::new(id, &mut rng))).collect();
         let mut world = World {
             setup,
@@ -195,7 +183,7 @@ impl World {
             roles: BTreeMap::new(),
             rng,
         };
-        world.say(|world| {
+        world.say(Mark::World, |world| {
             format!(
                 "{:?}, {:?}, faults every {} ms or so: {:?}",
                 world.setup,
@@ -216,9 +204,19 @@ impl World {
         world
     }
 
-    fn say(&self, what: impl FnOnce(&World) -> String) {
+    /// A line of the log, if somebody reads it.
+    fn say(&self, mark: Mark, what: impl FnOnce(&World) -> String) {
         if self.trace {
-            println!("{:>11.3} ms  {}", self.now as f64 / 1000.0, what(self));
+            let mark = match mark {
+                Mark::World => "==",
+                Mark::Fault => "!!",
+                Mark::Role => "##",
+                Mark::Process => "**",
+                Mark::Client => "  c",
+                Mark::Network => "  ~",
+                Mark::Message => "  >",
+            };
+            println!("{:>11.3} ms {mark:<3} {}", self.now as f64 / 1000.0, what(self));
         }
     }
 
@@ -247,6 +245,11 @@ impl World {
     }
 
     fn run_until(&mut self, end: u64) {
+        assert!(
+            self.scheduled < EVENTS_MAX,
+            "rest: {EVENTS_MAX} things have happened in {} ms, and there is no end",
+            self.now / MS
+        );
         while let Some(entry) = self.queue.first_entry()
             && entry.key().0 <= end
         {
@@ -296,6 +299,7 @@ impl World {
             }
             Event::Collect(n) => self.on_collect(n),
             Event::Fault => self.on_fault(),
+            Event::Heal => self.network.heal(),
             Event::Start(id) => self.on_start(id),
             Event::Sweep => self.on_sweep(),
         }
@@ -348,7 +352,7 @@ impl World {
                 let node = &self.nodes[&id];
                 let committed = self.checker.observe(node);
                 let disks = self.nodes.values().map(|node| node.disk.durable());
-                self.checker.on_committed(committed, disks);
+                self.checker.on_committed(committed, node, disks);
                 let deadline = node.process.as_ref().expect("it had a turn").machine.deadline();
                 let due = node.time_of(deadline);
                 self.say_role(id);
@@ -360,7 +364,7 @@ impl World {
                 self.wake(id, due.max(now + 100));
             }
             Err(reason) => {
-                self.say(|_| format!("node {id} ends: {reason}"));
+                self.say(Mark::Process, |_| format!("node {id} ends: {reason}"));
                 self.node(id).stop();
                 self.carry(id);
                 self.end(id, End::Killed);
@@ -379,7 +383,9 @@ impl World {
         let (role, term, leader) = (status.role, status.hard_state.term, status.leader);
         if self.roles.insert(id, (role, term)) != Some((role, term)) {
             let leader = leader.map_or("nobody".into(), |leader| leader.to_string());
-            self.say(|_| format!("node {id} is {role:?} in term {term} and follows {leader}"));
+            self.say(Mark::Role, |_| {
+                format!("node {id} is {role:?} in term {term} and follows {leader}")
+            });
         }
     }
 
@@ -391,8 +397,8 @@ impl World {
                 Effect::Disk(job) => {
                     let (node, rng) = (self.nodes.get_mut(&id).expect("a node"), &mut self.rng);
                     let boot = node.boot;
-                    if let Some(duration) = node.disk.push(job, rng) {
-                        self.at(self.now + duration, Event::Disk { node: id, boot });
+                    if let Some(due) = node.disk.push(job, self.now, rng) {
+                        self.at(due, Event::Disk { node: id, boot });
                     }
                 }
                 Effect::Call {
@@ -426,13 +432,14 @@ impl World {
     }
 
     fn on_disk(&mut self, id: u64, boot: u64) {
-        if !self.is_running(id, boot) {
+        // A job that hangs is done later than was planned.
+        if !self.is_running(id, boot) || self.nodes[&id].disk.due() != Some(self.now) {
             return;
         }
-        let (node, rng) = (self.nodes.get_mut(&id).expect("a node"), &mut self.rng);
-        let (done, next) = node.disk.finish(rng);
-        if let (Some(duration), false) = (next, matches!(done, Done::Failed(_))) {
-            self.at(self.now + duration, Event::Disk { node: id, boot });
+        let (now, node, rng) = (self.now, self.nodes.get_mut(&id).expect("a node"), &mut self.rng);
+        let (done, next) = node.disk.finish(now, rng);
+        if let (Some(due), false) = (next, matches!(done, Done::Failed(_))) {
+            self.at(due, Event::Disk { node: id, boot });
         }
         self.node(id).process.as_mut().expect("it runs").done.push(done);
         self.wake_soon(id);
@@ -446,7 +453,12 @@ impl World {
 
     fn send(&mut self, envelope: Envelope) {
         let (from, to) = (envelope.from.0, envelope.to.0);
-        self.checker.on_send(&envelope, self.nodes[&from].disk.durable());
+        let receiver = self.nodes[&to]
+            .process
+            .as_ref()
+            .map(|process| process.machine.raft());
+        self.checker
+            .on_send(&envelope, self.nodes[&from].disk.durable(), receiver);
         let connection = if envelope.message.is_request() {
             self.network.dialed(from, to)
         } else {
@@ -477,7 +489,7 @@ impl World {
             envelope.message,
             Message::Heartbeat(_) | Message::HeartbeatResponse(_)
         ) {
-            self.say(|_| describe(envelope));
+            self.say(Mark::Message, |_| describe(envelope));
         }
     }
 
@@ -571,7 +583,7 @@ impl World {
             .boot(to)
             .is_some_and(|other| self.network.dial(from, to, (boot, other)));
         if connected {
-            self.say(|_| format!("node {from} has connected to {to}"));
+            self.say(Mark::Network, |_| format!("node {from} has connected to {to}"));
             self.input(from, Input::Connected(to));
         } else if self.network.dialed(from, to).is_none() {
             self.after(50 * MS, 300 * MS, Event::Dial { from, boot, to });
@@ -583,7 +595,9 @@ impl World {
         let Some(Closed { boots, calls }) = self.network.close(from, to) else {
             return;
         };
-        self.say(|_| format!("the connection of node {from} to {to} ends, closed by {by:?}"));
+        self.say(Mark::Network, |_| {
+            format!("the connection of node {from} to {to} ends, closed by {by:?}")
+        });
         if self.is_running(from, boots.0) {
             for (sequence, written) in calls {
                 let error = if written {
@@ -622,13 +636,13 @@ impl World {
         }
         let (node, rng) = (self.nodes.get_mut(&id).expect("a node"), &mut self.rng);
         if let Err(reason) = node.start(&self.setup, self.now, rng) {
-            assert!(!self.is_calm, "node {id} does not start: {reason}");
+            assert!(!self.is_calm, "recovery: node {id} does not start: {reason}");
             node.disk.abandon(End::Killed, rng);
-            self.say(|_| format!("node {id} does not start: {reason}"));
+            self.say(Mark::Process, |_| format!("node {id} does not start: {reason}"));
             return self.after(100 * MS, RESTART_US, Event::Start(id));
         }
         let boot = node.boot;
-        self.say(|world| {
+        self.say(Mark::Process, |world| {
             let durable = world.nodes[&id].disk.durable();
             format!(
                 "node {id} starts with term {}, vote {:?}, and a log up to {:?}",
@@ -689,7 +703,7 @@ impl World {
         if let Some(waiting) = &mut self.clients.list[n].waiting {
             (waiting.boot, waiting.paused_us) = (boot, paused_us);
         }
-        self.say(|world| {
+        self.say(Mark::Client, |world| {
             let waiting = world.clients.list[n].waiting.as_ref();
             format!(
                 "client {n} asks node {id}: {}",
@@ -728,12 +742,13 @@ impl World {
         let before = self.clients.history.len();
         let is_done = self.clients.collect(n, self.now, alive, &mut self.rng);
         for operation in self.clients.history.iter().skip(before) {
-            self.say(|_| {
+            self.say(Mark::Client, |_| {
                 format!(
                     "client {n} sees: {:?} {}: {:?}",
                     operation.action, operation.key, operation.outcome
                 )
             });
+            self.checker.on_outcome(operation);
         }
         if is_done {
             // Who had no luck waits, or there would be more requests of unknown outcome than the search for an
@@ -741,106 +756,6 @@ impl World {
             let is_well = self.clients.list[n].is_well();
             let pause = self.clients.pause_us.max(if is_well { 0 } else { 300 * MS });
             self.after(0, pause, Event::Client(n));
-        }
-    }
-
-    // --- what goes wrong
-
-    fn on_fault(&mut self) {
-        if self.is_calm {
-            return;
-        }
-        let pause = self.fault_pause_us;
-        self.after(pause / 4, 2 * pause, Event::Fault);
-        let fault = self.faults[self.rng.below(self.faults.len() as u64) as usize];
-        let leader = self
-            .nodes
-            .values()
-            .find(|node| node.is_leader())
-            .map(|node| node.id);
-        let any = 1 + self.rng.below(self.setup.nodes);
-        let id = leader.filter(|_| self.rng.one_in(2)).unwrap_or(any);
-        let other = 1 + self.rng.below(self.setup.nodes);
-        self.say(|_| format!("FAULT {fault:?}: node {id}, and perhaps {other}"));
-        match fault {
-            Fault::CutOneWay | Fault::CutBothWays | Fault::Isolate | Fault::Halves | Fault::Heal => {
-                self.change_links(fault, id, other);
-            }
-            Fault::Close => {
-                let by = [None, Some(id), Some(other)][self.rng.below(3) as usize];
-                self.break_connection(id, other, by);
-            }
-            Fault::PowerFailure | Fault::Kill | Fault::Stop | Fault::Blackout => self.end_some(fault, id),
-            Fault::SlowDisk => {
-                let most = [2, 50, 500, 3000][self.rng.below(4) as usize] * MS;
-                self.set_disk_pace(id, (100, most));
-            }
-            Fault::FailingDisk => {
-                if self.boot(id).is_some() {
-                    let (node, rng) = (self.nodes.get_mut(&id).expect("a node"), &mut self.rng);
-                    node.disk.fail_soon(rng);
-                }
-                self.node(other).disk.mend();
-            }
-            Fault::Pause => {
-                let pause = self.rng.below(3000) * MS;
-                let until = self.now + pause;
-                let node = self.node(id);
-                node.paused_us += pause;
-                node.paused_until = node.paused_until.max(until);
-            }
-            Fault::Jump => {
-                let jump = self.rng.below(20_000) as i64 - 10_000;
-                self.node(id).wall_offset_ms += jump;
-            }
-        }
-    }
-
-    fn change_links(&mut self, fault: Fault, id: u64, other: u64) {
-        let all = 1..=self.setup.nodes;
-        match fault {
-            Fault::CutOneWay => self.network.cut(id, other),
-            Fault::CutBothWays => {
-                self.network.cut(id, other);
-                self.network.cut(other, id);
-            }
-            Fault::Isolate => {
-                for peer in all {
-                    self.network.cut(id, peer);
-                    self.network.cut(peer, id);
-                }
-            }
-            Fault::Halves => {
-                let side = self.rng.next_u64();
-                let is_left = |id: u64| side >> id & 1 == 0;
-                for (a, b) in all.clone().flat_map(|a| all.clone().map(move |b| (a, b))) {
-                    if is_left(a) != is_left(b) {
-                        self.network.cut(a, b);
-                    }
-                }
-            }
-            _ => self.network.heal(),
-        }
-    }
-
-    fn end_some(&mut self, fault: Fault, id: u64) {
-        let ids: Vec<u64> = match fault {
-            Fault::Blackout => self.nodes.keys().copied().collect(),
-            _ => vec![id],
-        };
-        let end = match fault {
-            Fault::PowerFailure | Fault::Blackout => End::PowerFailed,
-            _ => End::Killed,
-        };
-        for id in ids {
-            if self.boot(id).is_none() {
-                continue;
-            }
-            if fault == Fault::Stop {
-                self.node(id).stop();
-                self.carry(id);
-            }
-            self.end(id, end);
         }
     }
 
@@ -853,6 +768,9 @@ impl World {
                 self.break_connection(from, to, None);
             }
         }
+        for node in self.nodes.values().filter(|node| node.paused_until <= self.now) {
+            checker::check_leader_is_heard(node, self.setup.election_timeout_ms);
+        }
         let timeout_us = self.setup.request_timeout_ms * MS;
         for client in &self.clients.list {
             let Some(waiting) = &client.waiting else {
@@ -863,7 +781,7 @@ impl World {
             let longest = timeout_us * 6 / 5 + 500 * MS + paused;
             assert!(
                 self.now - waiting.since <= longest,
-                "node {} has not answered for {} ms, and a request may take {}: {}",
+                "answers in time: node {} has not answered for {} ms, and a request may take {}: {}",
                 waiting.node,
                 (self.now - waiting.since) / MS,
                 self.setup.request_timeout_ms,
@@ -875,7 +793,7 @@ impl World {
     // --- the end
 
     fn calm_down(&mut self) {
-        self.say(|_| "the faults stop".into());
+        self.say(Mark::World, |_| "the faults stop".into());
         self.is_calm = true;
         self.network.heal();
         let style = &mut self.network.style;
@@ -887,6 +805,10 @@ impl World {
             let node = self.node(id);
             node.disk.mend();
             node.paused_until = now;
+            let boot = node.boot;
+            if let Some(due) = node.disk.hurry(now) {
+                self.at(due, Event::Disk { node: id, boot });
+            }
             self.wake(id, now);
         }
     }
@@ -899,7 +821,8 @@ impl World {
         while (self.clients.served.len() as u64) < 2 * self.setup.nodes {
             assert!(
                 self.now < end,
-                "{} ms after the faults have stopped, only these nodes serve writes (false) and reads (true): {:?}",
+                "liveness: {} ms after the faults have stopped, only these nodes serve writes (false) and reads (true): \
+                 {:?}",
                 bound / MS,
                 self.clients.served
             );
@@ -923,7 +846,8 @@ impl World {
             }
             assert!(
                 self.now < end,
-                "nobody asks for anything, and nodes {late:?} still wait, or have not applied all that is committed"
+                "liveness: nobody asks for anything, and nodes {late:?} still wait, or have not applied all that is \
+                 committed"
             );
         }
     }
@@ -955,7 +879,7 @@ impl World {
             undecided: 0,
             digest: self.digest ^ machine.applied().1,
         };
-        checker::check_log(machine.raft().log(), &mut history);
+        self.checker.check_log(&mut history);
         let undecided = checker::check_history(history);
         Report { undecided, ..report }
     }

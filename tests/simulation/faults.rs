@@ -1,0 +1,243 @@
+//! What goes wrong in a world, by itself and by its operator: links, connections, processes, disks and clocks.
+
+use raftline::base::rng::Rng;
+
+use super::{Event, MS, Mark, World};
+use crate::disk::End;
+use crate::node::DRIFT_MAX_PPM;
+
+/// What can go wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    CutOneWay,
+    CutBothWays,
+    Isolate,
+    Halves,
+    /// Two halves, and one node that reaches both.
+    Bridge,
+    /// Any links at all, each way on its own.
+    Patchy,
+    Heal,
+    Close,
+    PowerFailure,
+    Kill,
+    Stop,
+    Blackout,
+    SlowDisk,
+    /// What is being written takes many seconds more.
+    HungDisk,
+    FailingDisk,
+    FullDisk,
+    Pause,
+    Jump,
+    /// A clock runs faster or slower.
+    Drift,
+    /// The leader is cut off while its clock is slow and those of the others are fast: it leads for longer than they
+    /// wait. Half of the clients stay with it.
+    SlowLeader,
+    /// The leader is cut off and stands still until another may lead.
+    PausedLeader,
+}
+
+const FAULTS: [Fault; 21] = [
+    Fault::CutOneWay,
+    Fault::CutBothWays,
+    Fault::Isolate,
+    Fault::Halves,
+    Fault::Bridge,
+    Fault::Patchy,
+    Fault::Heal,
+    Fault::Close,
+    Fault::PowerFailure,
+    Fault::Kill,
+    Fault::Stop,
+    Fault::Blackout,
+    Fault::SlowDisk,
+    Fault::HungDisk,
+    Fault::FailingDisk,
+    Fault::FullDisk,
+    Fault::Pause,
+    Fault::Jump,
+    Fault::Drift,
+    Fault::SlowLeader,
+    Fault::PausedLeader,
+];
+
+/// The kinds of faults of one world: each as it is `chosen`, and what ends some of them.
+pub fn some(rng: &mut Rng, chosen: impl Fn(&mut Rng) -> bool) -> Vec<Fault> {
+    let mut faults: Vec<Fault> = FAULTS.into_iter().filter(|_| chosen(rng)).collect();
+    faults.push(Fault::Heal);
+    faults
+}
+
+impl World {
+    pub(super) fn on_fault(&mut self) {
+        if self.is_calm {
+            return;
+        }
+        let pause = self.fault_pause_us;
+        self.after(pause / 4, 2 * pause, Event::Fault);
+        let fault = self.faults[self.rng.below(self.faults.len() as u64) as usize];
+        let leader = self
+            .nodes
+            .values()
+            .find(|node| node.is_leader())
+            .map(|node| node.id);
+        let any = 1 + self.rng.below(self.setup.nodes);
+        let id = leader.filter(|_| self.rng.one_in(2)).unwrap_or(any);
+        let other = 1 + self.rng.below(self.setup.nodes);
+        self.say(Mark::Fault, |_| {
+            format!("FAULT {fault:?}: node {id}, and perhaps {other}")
+        });
+        match fault {
+            Fault::Close => {
+                let by = [None, Some(id), Some(other)][self.rng.below(3) as usize];
+                self.break_connection(id, other, by);
+            }
+            Fault::PowerFailure | Fault::Kill | Fault::Stop | Fault::Blackout => self.end_some(fault, id),
+            Fault::SlowDisk | Fault::HungDisk | Fault::FailingDisk | Fault::FullDisk => {
+                self.harm_disk(fault, id);
+                self.node(other).disk.mend();
+            }
+            Fault::Pause => {
+                let pause = self.rng.below(3000) * MS;
+                self.pause(id, pause);
+            }
+            Fault::Jump => {
+                let most = [200, 20_000, 200_000_000][self.rng.below(3) as usize];
+                self.node(id).wall_offset_ms += self.rng_between(most);
+            }
+            Fault::Drift => {
+                let ppm = self.rng_between(2 * DRIFT_MAX_PPM);
+                self.set_drift(id, ppm);
+            }
+            Fault::SlowLeader => self.slow_leader(leader.unwrap_or(id)),
+            Fault::PausedLeader => {
+                let id = leader.unwrap_or(id);
+                let timeout_us = self.setup.election_timeout_ms * MS;
+                let pause = self.rng.below(3 * timeout_us);
+                self.pause(id, pause);
+                self.cut_off(id);
+                self.clients.gather(id);
+                self.after(pause, pause + 2 * timeout_us, Event::Heal);
+            }
+            _ => self.change_links(fault, id, other),
+        }
+    }
+
+    /// Anything from minus a half of `range` to half of it.
+    fn rng_between(&mut self, range: u64) -> i64 {
+        self.rng.below(range + 1) as i64 - (range / 2) as i64
+    }
+
+    fn change_links(&mut self, fault: Fault, id: u64, other: u64) {
+        let all = 1..=self.setup.nodes;
+        let pairs = all.clone().flat_map(|a| all.clone().map(move |b| (a, b)));
+        let side = self.rng.next_u64();
+        let is_left = |id: u64| side >> id & 1 == 0;
+        match fault {
+            Fault::CutOneWay => self.network.cut(id, other),
+            Fault::CutBothWays => {
+                self.network.cut(id, other);
+                self.network.cut(other, id);
+            }
+            Fault::Isolate => self.cut_off(id),
+            Fault::Halves | Fault::Bridge => {
+                let is_bridge = |node: u64| fault == Fault::Bridge && node == id;
+                for (a, b) in pairs {
+                    if is_left(a) != is_left(b) && !is_bridge(a) && !is_bridge(b) {
+                        self.network.cut(a, b);
+                    }
+                }
+            }
+            Fault::Patchy => {
+                let one_in = 2 + self.rng.below(4);
+                for (a, b) in pairs {
+                    if self.rng.one_in(one_in) {
+                        self.network.cut(a, b);
+                    }
+                }
+            }
+            _ => self.network.heal(),
+        }
+    }
+
+    /// Nothing reaches the node, or nothing that it sends arrives, or both.
+    fn cut_off(&mut self, id: u64) {
+        let (hears, speaks) =
+            [(false, false), (false, false), (true, false), (false, true)][self.rng.below(4) as usize];
+        for peer in (1..=self.setup.nodes).filter(|peer| *peer != id) {
+            if !speaks {
+                self.network.cut(id, peer);
+            }
+            if !hears {
+                self.network.cut(peer, id);
+            }
+        }
+    }
+
+    fn pause(&mut self, id: u64, pause: u64) {
+        let until = self.now + pause;
+        let node = self.node(id);
+        node.paused_us += pause;
+        node.paused_until = node.paused_until.max(until);
+    }
+
+    fn set_drift(&mut self, id: u64, ppm: i64) {
+        let now = self.now;
+        self.node(id).set_drift(now, ppm);
+        // What it waits for may come sooner now.
+        self.wake_soon(id);
+    }
+
+    fn slow_leader(&mut self, id: u64) {
+        let ppm = DRIFT_MAX_PPM as i64;
+        for node in 1..=self.setup.nodes {
+            self.set_drift(node, if node == id { -ppm } else { ppm });
+        }
+        self.cut_off(id);
+        self.clients.gather(id);
+        let timeout_us = self.setup.election_timeout_ms * MS;
+        self.after(timeout_us, 5 * timeout_us, Event::Heal);
+    }
+
+    fn harm_disk(&mut self, fault: Fault, id: u64) {
+        let Some(boot) = self.boot(id) else {
+            return;
+        };
+        let hang_us = (1000 + self.rng.below(20_000)) * MS;
+        let most_us = [2, 50, 500, 3000][self.rng.below(4) as usize] * MS;
+        let (node, rng) = (self.nodes.get_mut(&id).expect("a node"), &mut self.rng);
+        match fault {
+            Fault::SlowDisk => node.disk.latency_us = (100, most_us),
+            Fault::FailingDisk => node.disk.fail_soon(rng),
+            Fault::FullDisk => node.disk.fill(rng),
+            _ => {
+                if let Some(due) = node.disk.hang(hang_us) {
+                    self.at(due, Event::Disk { node: id, boot });
+                }
+            }
+        }
+    }
+
+    fn end_some(&mut self, fault: Fault, id: u64) {
+        let ids: Vec<u64> = match fault {
+            Fault::Blackout => self.nodes.keys().copied().collect(),
+            _ => vec![id],
+        };
+        let end = match fault {
+            Fault::PowerFailure | Fault::Blackout => End::PowerFailed,
+            _ => End::Killed,
+        };
+        for id in ids {
+            if self.boot(id).is_none() {
+                continue;
+            }
+            if fault == Fault::Stop {
+                self.node(id).stop();
+                self.carry(id);
+            }
+            self.end(id, end);
+        }
+    }
+}
