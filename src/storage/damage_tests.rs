@@ -13,7 +13,7 @@ use super::snapshot_tests::{
 };
 use super::*;
 use crate::base::rng::Rng;
-use crate::raft::{Index, Payload, Term};
+use crate::raft::{Payload, Term};
 
 const ASIDE: &str = "data/damaged";
 

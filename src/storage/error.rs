@@ -79,24 +79,23 @@ pub enum OpenError {
         supported: u32,
     },
 
-    /// What is there cannot be trusted.
-    #[error(transparent)]
+    /// What is there cannot be trusted, and there is nobody to fetch it from again.
+    #[error(
+        "{0}. This is damage, not the trace of a crash, so nothing was changed and the node does not start: \
+         entries and votes that it has acknowledged may be gone, and a node that forgot them can make the whole \
+         cluster lose writes. What to do: keep the data folder as it is, a copy of it is all there is to learn \
+         from; look into the system's log for disk errors. If a majority of the cluster runs without this node, \
+         nothing is lost: start it with an empty data folder and join = true, and give RAFT ADD with its id and \
+         its addresses to another node; it fetches everything again. If no majority runs without it, keep the \
+         folders of all nodes and ask for help before changing any"
+    )]
     Damage(#[from] Damage),
 }
 
 /// Data that was durable once and is not what it was: not the trace of a crash, and therefore never
 /// repaired by cutting it off. Entries that this node has acknowledged may be missing (trap 3.31).
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "{}, byte {offset}: {found}. This is damage, not the trace of a crash, so nothing was changed and the \
-     node does not start: entries and votes that it has acknowledged may be gone, and a node that forgot \
-     them can make the whole cluster lose writes. What to do: keep the data folder as it is, a copy of it \
-     is all there is to learn from; look into the system's log for disk errors. If a majority of the \
-     cluster runs without this node, nothing is lost: replace it by a new node with an empty data folder \
-     and a node id that was never used. Never start this node id again with an empty folder. If no \
-     majority runs without it, keep the folders of all nodes and ask for help before changing any",
-    path.display()
-)]
+#[error("{}, byte {offset}: {found}", path.display())]
 pub struct Damage {
     /// The file.
     pub path: PathBuf,
