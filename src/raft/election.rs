@@ -135,7 +135,7 @@ impl Raft {
             && request.last_log >= self.log.last()
             && !self.hears_leader(from)
             && !self.is_disk_stalled()
-            && !self.is_recovering();
+            && self.may_vote();
         let response = VoteResponse {
             round: request.round,
             vote_granted,
@@ -177,7 +177,7 @@ impl Raft {
         let HardState { term: current, vote } = self.hard_state;
         let vote_granted = term == current
             && !sticks
-            && !self.is_recovering()
+            && self.may_vote()
             && vote.is_none_or(|voted_for| voted_for == from)
             && request.last_log >= self.log.last();
         if vote_granted && vote.is_none() {

@@ -29,6 +29,13 @@ impl Raft {
         self.recovering.is_some()
     }
 
+    /// Whether a vote of this server can mean anything: it may not lack what it acknowledged, and it finds itself in its
+    /// membership, be it as a learner (trap 3.43). Whoever counts on its vote has seen it hold such a membership; one
+    /// that does not may be a member whose disk was wiped, asked by a server that does not know it yet (trap 3.37).
+    pub(super) fn may_vote(&self) -> bool {
+        !self.is_recovering() && self.memberships.latest().contains(self.options.id)
+    }
+
     pub(super) fn begin_recovery(&mut self) {
         if self.is_recovering() {
             self.read(TICKET);

@@ -176,7 +176,22 @@ impl World {
         };
         let membership = self.raft(leader).status().membership.clone();
         let is_bound = membership.incarnations.get(&NodeId(id)) == Some(&self.servers[&id].incarnation);
-        if !is_bound || membership.is_voter(NodeId(id)) && membership.voters.len() < 3 {
+        // A member that does not know yet which data folder belongs to a number can be deceived.
+        let knows = |other: &u64| {
+            self.is_up(*other)
+                && self
+                    .raft(*other)
+                    .status()
+                    .membership
+                    .incarnations
+                    .get(&NodeId(id))
+                    == Some(&self.servers[&id].incarnation)
+        };
+        let mut others = membership.others(NodeId(id)).map(|other| other.0);
+        if !is_bound
+            || !others.all(|other| knows(&other))
+            || membership.is_voter(NodeId(id)) && membership.voters.len() < 3
+        {
             return;
         }
         self.damaged = Some(id);
