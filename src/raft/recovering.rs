@@ -29,7 +29,7 @@ impl Raft {
         self.recovering.is_some()
     }
 
-    /// Whether a vote of this server can mean anything: it may not lack what it acknowledged, and it finds itself in its
+    /// Whether a vote of this server can mean anything: it lacks nothing that it acknowledged, and finds itself in its
     /// membership, be it as a learner (trap 3.43). Whoever counts on its vote has seen it hold such a membership; one
     /// that does not may be a member whose disk was wiped, asked by a server that does not know it yet (trap 3.37).
     pub(super) fn may_vote(&self) -> bool {
