@@ -124,7 +124,7 @@ impl World {
         let (Some(id), Some(leader)) = (self.damaged, self.settled_leader()) else {
             return;
         };
-        let is_voter = self.raft(leader).status().membership.is_voter(NodeId(id));
+        let is_member = self.raft(leader).status().membership.contains(NodeId(id));
         let bound = self
             .raft(leader)
             .status()
@@ -133,7 +133,7 @@ impl World {
             .get(&NodeId(id))
             .copied();
         let is_bound = bound == Some(self.servers[&id].incarnation);
-        if !is_voter || is_bound && !self.servers[&id].disk.recovering {
+        if !is_member || is_bound && !self.servers[&id].disk.recovering {
             self.damaged = None;
         }
     }
