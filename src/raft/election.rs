@@ -141,7 +141,7 @@ impl Raft {
             && self.is_up_to_date(request.last_log)
             && !self.hears_leader(from)
             && !self.is_disk_stalled()
-            && !self.is_recovering();
+            && self.may_vote();
         let response = VoteResponse {
             round: request.round,
             vote_granted,
@@ -194,7 +194,7 @@ impl Raft {
         let HardState { term: current, vote } = self.hard_state;
         let vote_granted = term == current
             && !sticks
-            && !self.is_recovering()
+            && self.may_vote()
             && vote.is_none_or(|voted_for| voted_for == from || mutant::is(Mutant::VoteTwice))
             && self.is_up_to_date(request.last_log);
         if vote_granted && vote.is_none() {

@@ -145,7 +145,7 @@ impl Raft {
     /// others are taken, or a full log could never become another.
     fn is_full_for(&self, entries: &[Entry]) -> bool {
         let last_index = self.log.last().index;
-        self.log.size_bytes_held() > self.options.max_log_bytes
+        self.log_is_full()
             && entries.last().is_some_and(|entry| entry.id.index > last_index)
             && entries
                 .iter()

@@ -89,9 +89,7 @@ impl Raft {
             Role::Leader(leader) if leader.uncommitted_bytes > self.options.max_uncommitted_bytes => {
                 Err(ProposeError::TooMuchUncommitted)
             }
-            Role::Leader(_) if self.log.size_bytes_held() > self.options.max_log_bytes => {
-                Err(ProposeError::LogFull)
-            }
+            Role::Leader(_) if self.log_is_full() => Err(ProposeError::LogFull),
             Role::Leader(_) => Ok(self.append_unchecked(payload)),
             Role::Follower(_) | Role::Candidate(_) => Err(ProposeError::NotLeader),
         }

@@ -17,12 +17,14 @@
 //!   is committed, and with it all before it.
 //! - **Reads** (Diss. 6.4; `read`). A server asks the leader for its commit index, the leader makes sure that it
 //!   still leads, and the reader waits until it has applied that much.
+//! - **Snapshots** (Raft 7; `snapshot`, `log`, `progress`). The log behind a snapshot is dropped. A follower that needs
+//!   what was dropped is sent the snapshot in chunks; installing it replaces log and membership at once.
+//! - **Membership** (Diss. 4; `reconfigure`, `catch_up`, `membership`). Voters change by joint consensus, one change at
+//!   a time; a new server is a learner until it has caught up. In force from the entry's append on.
+//! - **Recovery** (`recovering`). A server that lost its log counts for nothing until it has fetched it anew.
 //! - **Effects** (`ready`). What a message says about the disk is said when it is true.
 //!
 //! Where this differs from the paper, `docs/divergence.md` says why.
-//!
-//! Not here yet: snapshots (Raft 7), changes of the membership (Diss. 4; the log already carries and rolls back
-//! memberships, and every quorum is counted as joint), lease reads (Diss. 6.4.1).
 
 mod catch_up;
 mod election;

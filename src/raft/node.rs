@@ -56,8 +56,9 @@ pub struct Options {
     /// A write to the disk that takes so long makes a leader step down, and this server does not campaign until it is
     /// done (trap 3.28). Milliseconds; 0: never.
     pub disk_stall_timeout_ms: u64,
-    /// The log in memory beyond which a leader refuses proposals and a follower takes no entries, in bytes: room for
-    /// snapshots that take long, and no more.
+    /// The committed part of the log in memory beyond which a leader refuses proposals and a follower takes no entries,
+    /// in bytes: room for snapshots that take long, and no more. The rest is bounded by `max_uncommitted_bytes`; it does
+    /// not count here, because no snapshot can free it, and a log full of it could never commit.
     pub max_log_bytes: usize,
 }
 

@@ -382,6 +382,54 @@ mod tests {
         assert!(!progress.is_rejected_by(Index(12)));
     }
 
+    fn sending() -> Sending {
+        Sending::new(SnapshotHeader::default(), Ticks(0))
+    }
+
+    fn chunks(sending: &mut Sending) -> Vec<u64> {
+        std::iter::from_fn(|| sending.take_chunk(Ticks(0))).collect()
+    }
+
+    #[test]
+    fn a_snapshot_begins_with_a_question_and_goes_on_with_a_window() {
+        let mut sending = sending();
+        assert_eq!(chunks(&mut sending), [0]);
+        sending.wants(5, false, Ticks(0));
+        assert_eq!(chunks(&mut sending), [5, 6, 7, 8], "some were stored before");
+        sending.wants(7, false, Ticks(0));
+        assert_eq!(chunks(&mut sending), [9, 10]);
+        sending.wants(6, false, Ticks(0));
+        assert_eq!(chunks(&mut sending), [0; 0], "an old answer");
+        sending.wants(7, false, Ticks(0));
+        sending.wants(7, false, Ticks(0));
+        assert_eq!(
+            chunks(&mut sending),
+            [7, 8, 9, 10],
+            "it was lost, and is sent again once"
+        );
+        sending.wants(11, true, Ticks(0));
+        assert_eq!(chunks(&mut sending), [0; 0]);
+    }
+
+    #[test]
+    fn a_silent_follower_is_asked_for_what_it_has() {
+        let mut sending = sending();
+        chunks(&mut sending);
+        sending.wants(5, false, Ticks(0));
+        chunks(&mut sending);
+        sending.ask();
+        assert_eq!(chunks(&mut sending), [5]);
+        sending.wants(2, false, Ticks(0));
+        assert_eq!(chunks(&mut sending), [2, 3, 4, 5], "it has lost some");
+        sending.wants(6, true, Ticks(0));
+        sending.ask();
+        assert_eq!(chunks(&mut sending), [5], "the last one");
+        sending.ask();
+        assert_eq!(chunks(&mut sending), [0], "the one that there always is");
+        sending.wants(u64::MAX, false, Ticks(0));
+        assert!(chunks(&mut sending).len() <= 1, "nonsense ends somewhere");
+    }
+
     #[test]
     fn the_window_bounds_requests_and_bytes() {
         let window = Window {

@@ -306,6 +306,53 @@ mod tests {
         assert_eq!(durability.take_messages().len(), WAITING_MAX);
     }
 
+    /// The log was replaced by a snapshot while a batch of it was with the disk: that batch counts for nothing, and
+    /// nothing counts until the one that installs is durable.
+    #[test]
+    fn a_replaced_log_is_durable_with_the_batch_that_installs() {
+        let last = EntryId {
+            term: Term(2),
+            index: Index(9),
+        };
+        let mut durability = Durability::new(&Log::default());
+        take(&mut durability, &log(&[1, 1, 1]));
+        durability.installs(last, false, Index(1));
+        let mut installed = Log::new(last, Vec::new());
+        installed.append(Term(2), Payload::Noop);
+        durability.send_when_durable(Needs::Log(last.index), envelope(1));
+        durability.persisted();
+        assert_eq!(durability.log_durable(), Index(1), "as far as it was committed");
+        let batch = take(&mut durability, &installed).unwrap();
+        assert_eq!(
+            (batch.install, batch.entries[0].id.index),
+            (Some(last), Index(10))
+        );
+        assert!(durability.take_messages().is_empty());
+        durability.persisted();
+        assert_eq!(durability.take_messages(), [envelope(1)]);
+        assert_eq!(durability.log_durable(), Index(10));
+        assert!(take(&mut durability, &installed).is_none(), "installed once");
+    }
+
+    /// The log goes on after the snapshot: what the disk has of it stays, and what it has not is written behind it.
+    #[test]
+    fn a_log_that_stays_is_as_durable_as_before() {
+        let last = EntryId {
+            term: Term(1),
+            index: Index(2),
+        };
+        for handed in [1, 3] {
+            let mut durability = Durability::new(&log(&vec![1; handed]));
+            let mut whole = log(&[1, 1, 1, 1]);
+            durability.installs(last, whole.install(last), Index(0));
+            let batch = take(&mut durability, &whole).unwrap();
+            assert_eq!(batch.entries[0].id.index, Index(handed as u64 + 1).max(Index(3)));
+            assert_eq!(durability.log_durable(), Index(handed as u64));
+            durability.persisted();
+            assert_eq!(durability.log_durable(), Index(4));
+        }
+    }
+
     #[test]
     fn trap_3_33_a_completed_write_of_replaced_entries_does_not_count() {
         let mut durability = Durability::new(&Log::default());

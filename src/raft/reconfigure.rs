@@ -111,7 +111,13 @@ impl Raft {
         if next == *self.memberships.latest() {
             return Ok(());
         }
-        tracing::info!(voters = ?next.voters, outgoing = ?next.outgoing, learners = ?next.learners, "membership changes");
+        let Membership {
+            voters,
+            outgoing,
+            learners,
+            ..
+        } = &next;
+        tracing::info!(?voters, ?outgoing, ?learners, "membership changes");
         match self.lead_append(Payload::Membership(next)) {
             Ok(_) => Ok(()),
             Err(ProposeError::NotLeader) => Err(ChangeError::NotLeader),
@@ -189,6 +195,9 @@ impl Raft {
         if let Some(why) = self.why_not_up_to_date(id) {
             return refused(format!("node {id} {why}"));
         }
+        if !self.knows_its_membership(id) {
+            return refused(format!("node {id} does not hold the membership in force yet"));
+        }
         let mut next = latest.clone();
         next.learners.remove(&id);
         next.voters.insert(id);
@@ -256,6 +265,15 @@ impl Raft {
         Ok(())
     }
 
+    /// Whether a follower has the membership in force: one that doesn't find itself there grants no votes.
+    fn knows_its_membership(&self, id: NodeId) -> bool {
+        let Role::Leader(leader) = &self.role else {
+            return false;
+        };
+        let held = leader.progress.get(&id).map(|progress| progress.match_index);
+        held.is_some_and(|held| held >= self.memberships.latest_index())
+    }
+
     /// Why a quorum should not rest on a server; `None` if it may.
     fn why_not_up_to_date(&self, id: NodeId) -> Option<String> {
         let Role::Leader(leader) = &self.role else {
@@ -297,7 +315,7 @@ impl Raft {
             // Wait for it.
         } else if latest.is_joint() {
             let next = latest.without_outgoing();
-            tracing::info!(voters = ?next.voters, learners = ?next.learners, "membership leaves the joint configuration");
+            tracing::info!(voters = ?next.voters, learners = ?next.learners, "end of the joint configuration");
             self.append_unchecked(Payload::Membership(next));
         } else if !latest.voters.contains(&self.options.id) {
             self.retire();
@@ -342,6 +360,7 @@ impl Raft {
             catch_up.is_caught_up(now, timeout_ms)
                 && bound.contains_key(id)
                 && self.why_not_up_to_date(**id).is_none()
+                && self.knows_its_membership(**id)
         });
         let Some((id, _)) = fit else {
             return;

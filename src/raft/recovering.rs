@@ -29,6 +29,13 @@ impl Raft {
         self.recovering.is_some()
     }
 
+    /// Whether a vote of this server can mean anything: it lacks nothing that it acknowledged, and finds itself in its
+    /// membership, be it as a learner (trap 3.43). Whoever counts on its vote has seen it hold such a membership; one
+    /// that does not may be a member whose disk was wiped, asked by a server that does not know it yet (trap 3.37).
+    pub(super) fn may_vote(&self) -> bool {
+        !self.is_recovering() && self.memberships.latest().contains(self.options.id)
+    }
+
     pub(super) fn begin_recovery(&mut self) {
         if self.is_recovering() {
             self.read(TICKET);
@@ -66,12 +73,22 @@ impl Raft {
     pub(super) fn end_recovery(&mut self) -> bool {
         let until = self.recovering.as_ref().and_then(|recovering| recovering.until);
         let held = self.commit_index.min(self.durability.log_durable());
-        if until.is_none_or(|until| held < until) {
+        if until.is_none_or(|until| held < until) || !self.spend_vote() {
             return false;
         }
         tracing::info!(index = %held, "recovered: what was lost is here again");
         self.recovering = None;
         true
+    }
+
+    /// The vote of this term may be what was lost, so it counts as given: to the leader, or to this server itself.
+    /// Whether that is durable.
+    fn spend_vote(&mut self) -> bool {
+        if self.hard_state.vote.is_none() {
+            self.hard_state.vote = self.leader().or(Some(self.options.id));
+            self.durability.hard_state_changed();
+        }
+        self.durability.hard_state_is_durable()
     }
 
     /// An answer of a follower in its present session says whether it is recovering.

@@ -59,6 +59,11 @@ impl Raft {
         self.log.size_bytes(self.snapshot.last.index, self.commit_index)
     }
 
+    /// Whether nothing more may be appended until a snapshot is taken.
+    pub(super) fn log_is_full(&self) -> bool {
+        self.log.size_bytes(Index(0), self.commit_index) > self.options.max_log_bytes
+    }
+
     /// The last index at which the log after it, as far as committed, is at least `bytes` long; for the `keep_after`
     /// of [`Raft::snapshot_taken`].
     pub fn index_before_last_bytes(&self, bytes: usize) -> Index {

@@ -491,10 +491,9 @@ fn raft_from_proto(raft: proto::Raft) -> Result<Frame, BadFrame> {
         Raft::TimeoutNow(now) => Message::TimeoutNow(TimeoutNow {
             last_log: entry_id_from_proto(now.last_log_term, now.last_log_index, term)?,
         }),
-        Raft::ReadIndex(read) => Message::ReadIndex(ReadIndex {
-            id: read.id,
-            recovering: read.recovering,
-        }),
+        Raft::ReadIndex(proto::ReadIndex { id, recovering }) => {
+            Message::ReadIndex(ReadIndex { id, recovering })
+        }
         Raft::ReadIndexResponse(read) => Message::ReadIndexResponse(ReadIndexResponse {
             id: read.id,
             read_index: (read.read_index != 0).then_some(Index(read.read_index)),

@@ -357,8 +357,42 @@ fn trap_3_43_learners_vote_and_do_not_campaign() {
         request_id: 0,
         message: Message::RequestVote(request),
     });
-    let granted = |envelope: &Envelope| matches!(&envelope.message, Message::RequestVoteResponse(vote) if vote.vote_granted);
-    assert!(world.network.iter().any(granted));
+    assert!(world.network.iter().any(grants));
+}
+
+fn grants(envelope: &Envelope) -> bool {
+    match &envelope.message {
+        Message::RequestVoteResponse(vote) | Message::PreVoteResponse(vote) => vote.vote_granted,
+        _ => false,
+    }
+}
+
+/// A server that finds itself in no membership may have been a member and have forgotten everything.
+#[test]
+fn trap_3_37_a_server_that_knows_no_membership_grants_no_vote() {
+    let mut world = bound(3);
+    world.wipe(3);
+    world.restart(3);
+    world.isolate(1);
+    let last_log = world.raft(2).status().last_log;
+    let request = RequestVote {
+        round: 1,
+        last_log,
+        leadership_transfer: true,
+    };
+    for message in [Message::PreVote(request), Message::RequestVote(request)] {
+        world.with(3, |raft| {
+            raft.step(Envelope {
+                from: NodeId(2),
+                to: NodeId(3),
+                term: Term(9),
+                request_id: 0,
+                message,
+            });
+        });
+    }
+    assert_eq!(world.network.len(), 2);
+    assert!(!world.network.iter().any(grants));
 }
 
 /// A learner is made a voter when it has caught up, by itself; before, it is refused with the reason, and what is

@@ -1,9 +1,8 @@
 //! Tests of the core.
 //!
 //! `world` is a cluster in memory: servers, disks that may lose what they were not told to keep, a network that a
-//! script or a seed directs, and a clock for each server. `scripts` runs the stories of `testscripts/` in it,
-//! `disk` is what a crash leaves. `random` runs seeds, and `operator` changes the membership in them; `members`, `snapshots`, `diary`, `traps`, `paper` and `lease` are tests in
-//! Rust.
+//! script or a seed directs, and a clock for each server. `scripts` runs the stories of `testscripts/` in it, `disk` is
+//! what a crash leaves. `random` runs seeds, and `operator` changes the membership in them; the rest are tests in Rust.
 
 mod diary;
 mod disk;

@@ -124,7 +124,7 @@ impl World {
         let (Some(id), Some(leader)) = (self.damaged, self.settled_leader()) else {
             return;
         };
-        let is_voter = self.raft(leader).status().membership.is_voter(NodeId(id));
+        let is_member = self.raft(leader).status().membership.contains(NodeId(id));
         let bound = self
             .raft(leader)
             .status()
@@ -133,7 +133,7 @@ impl World {
             .get(&NodeId(id))
             .copied();
         let is_bound = bound == Some(self.servers[&id].incarnation);
-        if !is_voter || is_bound && !self.servers[&id].disk.recovering {
+        if !is_member || is_bound && !self.servers[&id].disk.recovering {
             self.damaged = None;
         }
     }
@@ -176,7 +176,22 @@ impl World {
         };
         let membership = self.raft(leader).status().membership.clone();
         let is_bound = membership.incarnations.get(&NodeId(id)) == Some(&self.servers[&id].incarnation);
-        if !is_bound || membership.is_voter(NodeId(id)) && membership.voters.len() < 3 {
+        // A member that does not know yet which data folder belongs to a number can be deceived.
+        let knows = |other: &u64| {
+            self.is_up(*other)
+                && self
+                    .raft(*other)
+                    .status()
+                    .membership
+                    .incarnations
+                    .get(&NodeId(id))
+                    == Some(&self.servers[&id].incarnation)
+        };
+        let mut others = membership.others(NodeId(id)).map(|other| other.0);
+        if !is_bound
+            || !others.all(|other| knows(&other))
+            || membership.is_voter(NodeId(id)) && membership.voters.len() < 3
+        {
             return;
         }
         self.damaged = Some(id);

@@ -4,6 +4,8 @@
 //!
 //! A seed that fails prints itself; `SEED=…` runs it alone.
 
+use std::collections::BTreeMap;
+
 use super::super::{Envelope, NodeId};
 use super::world::{ELECTION_TIMEOUT_MS, HEARTBEAT_INTERVAL_MS, World};
 use crate::base::rng::Rng;
@@ -43,13 +45,26 @@ fn run(n: u64, chaos: fn(u64, u64) -> Chaos) {
         Some(seed) => seed..seed + 1,
         None => 0..number("SEEDS").unwrap_or(SEEDS),
     };
+    let mut installs = BTreeMap::<(bool, bool), u64>::new();
+    let all = seeds.end - seeds.start >= SEEDS;
     for seed in seeds {
-        let run = std::panic::catch_unwind(|| chaos(n, seed).run());
-        if let Err(panic) = run {
-            println!("SEED={seed} with {n} servers fails");
-            std::panic::resume_unwind(panic);
+        match std::panic::catch_unwind(|| chaos(n, seed).run()) {
+            Ok(seen) => {
+                for (way, count) in seen {
+                    *installs.entry(way).or_default() += count;
+                }
+            }
+            Err(panic) => {
+                println!("SEED={seed} with {n} servers fails");
+                std::panic::resume_unwind(panic);
+            }
         }
     }
+    let seen = [(false, false), (false, true)].map(|way| installs.contains_key(&way));
+    assert!(
+        !all || seen == [true, true],
+        "snapshots were installed only {installs:?}"
+    );
 }
 
 struct Chaos {
@@ -73,6 +88,9 @@ impl Chaos {
         let mut rng = Rng::new(seed);
         let loss = [0, 5, 20, 100][rng.below(4) as usize];
         let mut world = World::new(n, seed);
+        if rng.one_in(4) {
+            world.max_log_bytes = 600;
+        }
         if rng.one_in(2) {
             world.max_append_bytes = 1;
             for id in 1..=n {
@@ -93,11 +111,13 @@ impl Chaos {
         }
     }
 
-    fn run(mut self) {
+    /// Says in which ways snapshots were installed.
+    fn run(mut self) -> BTreeMap<(bool, bool), u64> {
         for _ in 0..STEPS {
             self.step();
         }
         self.recover();
+        self.world.installs
     }
 
     fn any(&mut self) -> u64 {
@@ -234,8 +254,44 @@ impl Chaos {
                 let last = self.world.raft(id).snapshot().last;
                 self.world.with(id, |raft| raft.snapshot_lost(last));
             }
+            6 => self.lag(id),
             _ => self.world.take_snapshot(id, kept),
         }
+    }
+
+    /// What is under way to this server is lost, the others go on, and its leader drops what it would need; its disk
+    /// may be slow and what arrives may have to wait, while another leader, with another log, comes.
+    fn lag(&mut self, id: u64) {
+        self.end_faults();
+        let leads = |world: &World| {
+            let leader = world.leader()?;
+            world.raft(leader).has_committed_in_term().then_some(leader)
+        };
+        for _ in 0..60 {
+            if leads(&self.world).is_none() {
+                self.world.tick(ELECTION_TIMEOUT_MS / 10);
+                self.world.settle();
+            }
+        }
+        let Some(leader) = leads(&self.world).filter(|leader| *leader != id) else {
+            return;
+        };
+        self.world.server(id).holds_install = self.rng.one_in(2);
+        self.world.server(id).disk.is_held = self.rng.one_in(2);
+        for _ in 0..1 + self.rng.below(4) {
+            let _ = self.world.propose(leader, "more");
+            self.world.network.retain(|envelope| envelope.to.0 != id);
+            self.world.settle_without(id);
+        }
+        self.world.take_snapshot(leader, 0);
+        self.world.connect(leader, id);
+        self.burst();
+        let next = self.any();
+        if self.rng.one_in(2) && next != id && self.world.is_up(next) {
+            let _ = self.world.with(leader, |raft| raft.transfer(Some(NodeId(next))));
+            self.burst();
+        }
+        self.world.release_install(id);
     }
 
     fn link(&mut self) {
@@ -266,21 +322,20 @@ impl Chaos {
         }
     }
 
+    /// Much is delivered in a short time.
+    fn burst(&mut self) {
+        for _ in 0..self.rng.below(150) {
+            if self.rng.one_in(30) {
+                self.pass(HEARTBEAT_INTERVAL_MS);
+            }
+            self.network();
+        }
+    }
+
     /// The faults stop. Within ten election timeouts there is a leader, what it is given is committed
     /// everywhere, and every read is answered.
     fn recover(&mut self) {
-        self.world.heal();
-        for id in self.world.ids() {
-            if !self.world.is_up(id) {
-                self.world.restart(id);
-            }
-            self.world.release_disk(id);
-            self.world.release_install(id);
-            if self.world.raft(id).wants_snapshot() {
-                self.world.take_snapshot(id, 0);
-            }
-        }
-        self.world.settle();
+        self.end_faults();
         self.idle(6 * ELECTION_TIMEOUT_MS);
         self.mend();
         let leader = self.world.leader().expect("no leader");
@@ -331,10 +386,23 @@ impl Chaos {
         panic!("a change does not come to its end: {leader:?}");
     }
 
+    fn end_faults(&mut self) {
+        self.world.heal();
+        for id in self.world.ids() {
+            if !self.world.is_up(id) {
+                self.world.restart(id);
+            }
+            self.world.release_disk(id);
+            self.world.release_install(id);
+        }
+        self.world.settle();
+    }
+
     fn idle(&mut self, ms: u64) {
         for _ in 0..ms / 10 {
             self.world.tick(10);
             self.world.settle();
+            self.world.take_needed_snapshots();
         }
     }
 }

@@ -1,12 +1,12 @@
 //! One test for each trap of production systems that the core can fall into. Those that a part can show alone
 //! are with the part: 3.2 in `membership`, 3.14 in `progress`, 3.19 and 3.21 in `log`, 3.24 in `quorum`, 3.33 in
-//! `ready`. Many are stories in `testscripts/`, too.
+//! `ready`; 3.41 and 3.42 are in `snapshots`. Many are stories in `testscripts/`, too.
 
 use bytes::Bytes;
 
 use super::super::{
-    AppendEntries, Entry, EntryId, Envelope, HardState, Heartbeat, Index, Message, NodeId, ProposeError,
-    Raft, Recovered, RequestVote, Term, Ticks, TimeoutNow,
+    AppendEntries, Entry, EntryId, Envelope, Heartbeat, Index, Message, NodeId, ProposeError, Raft,
+    Recovered, RequestVote, Term, Ticks, TimeoutNow,
 };
 use super::world::{ELECTION_TIMEOUT_MS, HEARTBEAT_INTERVAL_MS, World, entries, membership, options};
 use crate::base::rng::Rng;
@@ -461,61 +461,56 @@ fn trap_3_18_a_conflict_removes_the_whole_tail() {
     assert_eq!(world.network.len(), 1);
 }
 
-/// A leader whose log begins after a snapshot, and a follower that lacks what comes before: there is nothing to send
-/// yet, because snapshots are not here yet, but the leader neither fails nor spins, and goes on with the others.
+/// What a snapshot covers matches by definition: a request from before it is no conflict, and nothing is cut.
 #[test]
-fn trap_3_20_a_purged_log_and_an_unknown_follower() {
-    let purged = Recovered {
-        hard_state: HardState {
-            term: Term(2),
-            vote: None,
-        },
-        snapshot: id(10, 2),
-        membership: membership(3),
-        ..Recovered::default()
-    };
-    let empty = Recovered {
-        membership: membership(3),
-        ..Recovered::default()
-    };
-    let mut rafts = [
-        Raft::new(options(1, 1), purged.clone(), Ticks(0)),
-        Raft::new(options(2, 2), purged, Ticks(0)),
-        Raft::new(options(3, 3), empty, Ticks(0)),
-    ];
-    let deadline = rafts[0].deadline();
-    rafts[0].tick(deadline);
-    let mut delivered = 0;
-    loop {
-        let mut sent = Vec::new();
-        for raft in &mut rafts {
-            loop {
-                let ready = raft.ready();
-                if ready.is_empty() {
-                    break;
-                }
-                sent.extend(ready.messages);
-                if ready.batch.is_some() {
-                    raft.persisted();
-                }
-            }
-        }
-        if sent.is_empty() {
-            break;
-        }
-        delivered += sent.len();
-        assert!(delivered < 100, "the leader spins");
-        for envelope in sent {
-            rafts[envelope.to.0 as usize - 1].step(envelope);
-        }
+fn trap_3_19_a_request_from_before_the_snapshot_is_no_conflict() {
+    let mut world = World::with_leader(3);
+    for what in ["a", "b", "c"] {
+        world.propose(1, what).unwrap();
+        world.settle();
     }
-    assert!(rafts[0].is_leader());
-    assert_eq!(rafts[0].status().commit_index, Index(11));
-    assert_eq!(rafts[1].log().last(), id(11, 3));
-    assert!(rafts[2].log().is_empty() && rafts[2].leader() == Some(NodeId(1)));
+    world.pass(HEARTBEAT_INTERVAL_MS);
+    world.take_snapshot(2, 1);
+    assert_eq!(world.raft(2).log().base(), id(3, 1));
+    let mut request = append(1, &[1, 1, 1, 1], 4);
+    let Message::AppendEntries(ref mut append) = request else {
+        unreachable!();
+    };
+    append.entries = (2..=4)
+        .filter_map(|index| world.raft(1).log().entry(Index(index)).cloned())
+        .collect();
+    world.arrive(envelope(1, 2, 1, request));
+    let Message::AppendEntriesResponse(answer) = take(&mut world, "AppendEntriesResponse", 1).message else {
+        panic!("no answer");
+    };
+    assert_eq!((answer.conflict, answer.last_index), (None, Index(4)));
+    assert_eq!(world.terms(2), [1]);
 }
 
-/// A heartbeat is no question about the log: a follower with an empty log answers it like any other.
+/// A leader that has dropped its whole log, and a follower that it knows nothing of: there is no probe that could find
+/// where they agree, so the snapshot goes out at once.
+#[test]
+fn trap_3_20_a_purged_log_and_an_unknown_follower() {
+    let mut world = World::with_leader(3);
+    world.isolate(3);
+    for what in ["a", "b", "c", "d", "e"] {
+        world.propose(1, what).unwrap();
+    }
+    world.settle();
+    world.take_snapshot(1, 0);
+    assert!(world.raft(1).log().is_empty());
+    world.crash(1);
+    world.restart(1);
+    world.heal();
+    world.preset(3, &[]);
+    world.campaign(1);
+    world.settle();
+    world.pass(HEARTBEAT_INTERVAL_MS);
+    assert_eq!((world.commit_index(1), world.commit_index(3)), (7, 7));
+    assert_eq!(world.raft(3).log().base(), id(6, 1));
+    assert_eq!(world.servers[&3].applied, world.servers[&1].applied);
+}
+
 #[test]
 fn trap_3_22_a_heartbeat_is_not_a_probe() {
     for log in [&[][..], &[1, 2, 2]] {

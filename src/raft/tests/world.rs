@@ -38,6 +38,8 @@ pub struct World {
     pub max_append_bytes: usize,
     pub promises_lease: bool,
     pub max_log_bytes: usize,
+    /// Snapshots were installed where the log stayed or not, and while a batch was with the disk or not.
+    pub installs: BTreeMap<(bool, bool), u64>,
     starts: u64,
     seed: u64,
 }
@@ -127,6 +129,7 @@ impl World {
             max_append_bytes: 200,
             promises_lease: false,
             max_log_bytes: usize::MAX,
+            installs: BTreeMap::new(),
             starts: 0,
             seed,
         };
@@ -225,10 +228,8 @@ impl World {
                     server.applied.len() as u64 + 1,
                     "applied in order"
                 );
-                server.applied.push(entry);
-            }
-            for entry in &self.servers[&id].applied {
                 self.said.insert(entry.id, entry.clone());
+                server.applied.push(entry);
             }
             for envelope in ready.messages {
                 self.send(envelope);
@@ -321,8 +322,13 @@ impl World {
             return;
         };
         let raft = server.raft.as_mut().expect("the server is down");
+        let (stays, busy) = (
+            raft.log().holds(snapshot.header.last),
+            server.disk.in_flight.is_some(),
+        );
         if raft.install_snapshot(snapshot.header.clone()) {
             server.applied = applied(&self.said, &snapshot);
+            *self.installs.entry((stays, busy)).or_default() += 1;
         }
     }
 
@@ -356,6 +362,25 @@ impl World {
             let keep_after = Index(last.0.saturating_sub(kept));
             self.with(id, |raft| raft.snapshot_taken(snapshot.header, keep_after));
             self.server(id).disk.drop_head(keep_after);
+        }
+    }
+
+    /// As the policy of a node has it.
+    pub fn take_needed_snapshots(&mut self) {
+        let half = self.max_log_bytes / 2;
+        for id in self
+            .ids()
+            .into_iter()
+            .filter(|id| self.is_up(*id))
+            .collect::<Vec<_>>()
+        {
+            let raft = self.raft(id);
+            if raft.wants_snapshot()
+                || raft.log_bytes_after_snapshot() > half
+                || raft.log_bytes() > self.max_log_bytes
+            {
+                self.take_snapshot(id, 0);
+            }
         }
     }
 
@@ -421,7 +446,9 @@ impl World {
             None => self.invariants.committed_at(index).unwrap_or_default(),
         };
         let others = status.followers.iter();
-        for follower in others.filter(|follower| self.damaged != Some(follower.id.0)) {
+        for follower in others
+            .filter(|follower| self.damaged != Some(follower.id.0) && status.membership.contains(follower.id))
+        {
             let matched = id_at(follower.match_index);
             assert!(
                 self.servers[&follower.id.0].disk.holds(matched),
@@ -564,6 +591,17 @@ impl World {
                 return;
             }
             self.deliver(0);
+        }
+        panic!("the servers never stop talking: {:?}", self.network.first());
+    }
+
+    /// Delivers everything but what is for this server.
+    pub fn settle_without(&mut self, id: u64) {
+        for _ in 0..100_000 {
+            match self.network.iter().position(|envelope| envelope.to.0 != id) {
+                None => return,
+                Some(i) => self.deliver(i),
+            }
         }
         panic!("the servers never stop talking: {:?}", self.network.first());
     }
