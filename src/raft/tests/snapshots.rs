@@ -361,7 +361,7 @@ fn trap_3_42_a_snapshot_never_replaces_what_is_committed() {
     assert_eq!(raft.status().membership, &membership(3));
 }
 
-/// The leader can't read its snapshot any more: it sends nothing until there is another one, of the same state if need be.
+/// The leader can't read its snapshot any more: it sends nothing until there is another one, be it of the same state.
 #[test]
 fn a_lost_snapshot_is_waited_for() {
     let mut world = lagging(5);
