@@ -437,3 +437,22 @@ fn a_header_is_of_a_committed_entry_that_is_known() {
         Some(world.raft(1).snapshot())
     );
 }
+
+/// A leader may apply what only the others' disks hold yet: the log keeps what its own disk has still to write.
+#[test]
+fn what_is_still_to_be_written_is_not_dropped() {
+    let mut world = World::with_leader(3);
+    world.server(1).disk.is_held = true;
+    for what in ["with the disk", "waits", "waits too"] {
+        world.propose(1, what).unwrap();
+        world.settle();
+    }
+    assert_eq!(world.commit_index(1), 4);
+    world.take_snapshot(1, 0);
+    assert_eq!(
+        (world.raft(1).snapshot().last, world.raft(1).log().base()),
+        (id(4, 1), id(2, 1))
+    );
+    world.release_disk(1);
+    assert_eq!(world.raft(1).status().log_durable, Index(4));
+}
