@@ -251,7 +251,7 @@ impl Raft {
             return None;
         };
         let progress = leader.progress.get(&peer)?;
-        let last_index = self.log.last().index;
+        let last_index = self.last_index_for(peer);
         if !progress.may_send(self.options.window) || !progress.lacks(last_index) {
             return None;
         }
@@ -271,6 +271,16 @@ impl Raft {
             leader_commit: self.commit_index,
             read_round: leader.rounds.latest(),
         })
+    }
+
+    /// How much of the log a follower is sent. One that is no member any more: what is committed. With the entry that
+    /// removes it, it neither campaigns nor votes, and until that is committed the others may still need it.
+    fn last_index_for(&self, peer: NodeId) -> Index {
+        let last_index = self.log.last().index;
+        if self.memberships.latest().contains(peer) {
+            return last_index;
+        }
+        last_index.min(self.commit_index)
     }
 
     /// Whatever was under way on the old connection is lost, and answers that still come are not believed.

@@ -128,6 +128,28 @@ fn trap_3_5_a_removed_server_is_told_and_then_left_alone() {
 
 /// In a joint configuration a candidate needs both majorities (Diss. 4.3), whichever the voters believe in.
 #[test]
+fn trap_3_5_the_entry_that_removes_a_server_reaches_it_when_it_is_committed() {
+    let mut world = bound(4);
+    world.change(1, Change::Remove(NodeId(4))).unwrap();
+    while members(&world, 1).is_joint() {
+        world.deliver(0);
+    }
+    world.isolate(2);
+    world.isolate(3);
+    world.settle();
+    world.tick_one(1, HEARTBEAT_INTERVAL_MS);
+    world.settle();
+    assert!(
+        members(&world, 4).is_joint(),
+        "servers 2 and 3 may still need its vote"
+    );
+    world.heal();
+    world.pass(ELECTION_TIMEOUT_MS);
+    assert_eq!(members(&world, 4).voters, ids(&[1, 2, 3]));
+    assert!(!members(&world, 4).is_joint());
+}
+
+#[test]
 fn trap_3_8_votes_are_counted_by_both_configurations() {
     let mut world = bound(3);
     world.join(1, 4);
