@@ -207,8 +207,8 @@ impl<C> Machine<C> {
                 self.finish(origin, Reply::error(Code::Busy, text), host);
             }
             Err(ProposeError::LogFull) => {
-                let text = "the leader's log is full until its next snapshot is done; nothing was written, try \
-                            again later";
+                let text =
+                    "the leader's log is full until its next snapshot; nothing was written, try again later";
                 self.finish(origin, Reply::error(Code::Busy, text), host);
             }
             Err(ProposeError::NotLeader | ProposeError::Transferring) => {

@@ -53,8 +53,8 @@ pub struct Options {
     /// done (trap 3.28). Milliseconds; 0: never.
     pub disk_stall_timeout_ms: u64,
     /// The committed part of the log in memory beyond which a leader refuses proposals and a follower takes no entries,
-    /// in bytes: room for snapshots that take long, and no more. The rest is bounded by `max_uncommitted_bytes`; it does
-    /// not count here, because no snapshot can free it, and a log full of it could never commit.
+    /// in bytes: room for snapshots that take long, and no more. The rest is bounded by `max_uncommitted_bytes`; it
+    /// does not count here, because no snapshot can free it, and a log full of it could never commit.
     pub max_log_bytes: usize,
 }
 

@@ -10,7 +10,7 @@ use super::super::{Envelope, NodeId};
 use super::world::{ELECTION_TIMEOUT_MS, HEARTBEAT_INTERVAL_MS, World};
 use crate::base::rng::Rng;
 
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 200;
 const STEPS: u64 = 800;
 
 #[test]

@@ -361,7 +361,7 @@ fn trap_3_42_a_snapshot_never_replaces_what_is_committed() {
     assert_eq!(raft.status().membership, &membership(3));
 }
 
-/// The leader can't read its snapshot any more: it sends nothing until there is another one, of the same state if need be.
+/// The leader can't read its snapshot any more: it sends nothing until there is another one, be it of the same state.
 #[test]
 fn a_lost_snapshot_is_waited_for() {
     let mut world = lagging(5);
@@ -436,4 +436,23 @@ fn a_header_is_of_a_committed_entry_that_is_known() {
         world.raft(1).snapshot_header(Index(2)).as_ref(),
         Some(world.raft(1).snapshot())
     );
+}
+
+/// A leader may apply what only the others' disks hold yet: the log keeps what its own disk has still to write.
+#[test]
+fn what_is_still_to_be_written_is_not_dropped() {
+    let mut world = World::with_leader(3);
+    world.server(1).disk.is_held = true;
+    for what in ["with the disk", "waits", "waits too"] {
+        world.propose(1, what).unwrap();
+        world.settle();
+    }
+    assert_eq!(world.commit_index(1), 4);
+    world.take_snapshot(1, 0);
+    assert_eq!(
+        (world.raft(1).snapshot().last, world.raft(1).log().base()),
+        (id(4, 1), id(2, 1))
+    );
+    world.release_disk(1);
+    assert_eq!(world.raft(1).status().log_durable, Index(4));
 }
