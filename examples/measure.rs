@@ -5,6 +5,7 @@
 //! cargo run --release --example measure -- latency      # one client's writes beside fdatasync on the same disk
 //! cargo run --release --example measure -- throughput   # 64 clients, through the leader and through all nodes
 //! cargo run --release --example measure -- idle         # processor time of nodes with nothing to do
+//! cargo run --release --example measure -- restart      # a million keys: a snapshot, a restart, a follower far behind
 //! ```
 //!
 //! The nodes write below the folder for temporary files (`TMPDIR`), which should be on the disk in question.
@@ -46,11 +47,12 @@ const VALUE_BYTES: usize = 128;
 
 fn main() {
     build();
-    let measurements: [(&str, fn()); 4] = [
+    let measurements: [(&str, fn()); 5] = [
         ("failover", failover),
         ("latency", latency),
         ("throughput", throughput),
         ("idle", idle),
+        ("restart", restart),
     ];
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     for name in &wanted {
@@ -352,4 +354,88 @@ fn idle() {
             "under {PROMISED_PERCENT} % is what the README promises"
         );
     }
+}
+
+/// What snapshots cost: the time to take one, what writes notice of it, and how long until a node that was killed
+/// serves linearizable reads again. Ends with an error when a restart takes longer than it may.
+fn restart() {
+    const KEYS: usize = 1_000_000;
+    const READY: Duration = Duration::from_secs(3);
+    let mut cluster = cluster();
+    let leader = cluster.leader();
+    let start = Instant::now();
+    load(&mut cluster.client(leader), KEYS);
+    println!(
+        "{KEYS} keys of {VALUE_BYTES} bytes: {:.1} s to load",
+        start.elapsed().as_secs_f64()
+    );
+    let resident = |cluster: &Cluster| harness::resident_bytes(cluster.pid(leader)) >> 20;
+    println!("memory of the leader: {} MiB", resident(&cluster));
+    let quiet = longest_gap(&cluster, leader, || let_pass(Duration::from_secs(3)));
+    let mut taken = Duration::ZERO;
+    let busy = longest_gap(&cluster, leader, || taken = take_snapshot(&cluster, leader));
+    println!("snapshot on the leader: {:.2} s", taken.as_secs_f64());
+    println!("longest gap between two writes: {quiet:.1?} before, {busy:.1?} meanwhile");
+    println!("memory of the leader: {} MiB", resident(&cluster));
+    let node = cluster.follower();
+    take_snapshot(&cluster, node);
+    for _ in 0..3 {
+        cluster.kill_9(node);
+        let start = Instant::now();
+        cluster.restart(node);
+        wait_for("a read", SOON + SOON, || {
+            let mut client = Client::connect(cluster.client_address(node), SOON).ok()?;
+            matches!(client.call("STRLEN key:7"), Ok(Reply::Integer(128))).then_some(())
+        });
+        let ready = start.elapsed();
+        println!(
+            "restart until the first linearizable read: {:.2} s",
+            ready.as_secs_f64()
+        );
+        assert!(ready < READY, "a node is ready within {READY:?}");
+    }
+}
+
+fn load(client: &mut Client, keys: usize) {
+    const PIPELINE: usize = 2000;
+    let value = "v".repeat(VALUE_BYTES - 8);
+    for first in (0..keys).step_by(PIPELINE) {
+        let lines: Vec<String> = (first..first + PIPELINE)
+            .map(|n| format!("SET key:{n} {value}{n:08}"))
+            .collect();
+        client.send(&lines.join("\n")).unwrap();
+        for _ in lines {
+            assert_eq!(client.receive().unwrap(), Reply::ok());
+        }
+    }
+}
+
+/// How long it takes until there is a snapshot of what is applied now.
+fn take_snapshot(cluster: &Cluster, id: u64) -> Duration {
+    let (start, applied) = (Instant::now(), cluster.status(id).unwrap().applied);
+    let reply = cluster.call(id, "RAFT SNAPSHOT");
+    assert!(
+        reply == Reply::ok() || reply.code() == Some("UNKNOWNRESULT"),
+        "{reply:?}"
+    );
+    wait_for("a snapshot", SOON, || {
+        cluster
+            .status(id)
+            .filter(|status| status.snapshot_index >= applied)
+    });
+    start.elapsed()
+}
+
+/// The longest time between two acknowledged writes of one client while something happens.
+fn longest_gap(cluster: &Cluster, id: u64, event: impl FnOnce()) -> Duration {
+    let (stopped, acknowledged) = (AtomicBool::new(false), Mutex::new(Vec::new()));
+    let address = cluster.client_address(id);
+    thread::scope(|scope| {
+        scope.spawn(|| write_until(&stopped, address, &acknowledged));
+        event();
+        stopped.store(true, Ordering::SeqCst);
+    });
+    let moments = acknowledged.into_inner().unwrap();
+    let gaps = moments.windows(2).map(|pair: &[Instant]| pair[1] - pair[0]);
+    gaps.max().unwrap()
 }

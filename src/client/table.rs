@@ -100,6 +100,8 @@ pub(crate) enum Action {
     Scan(ScanStep),
     /// RAFT TRANSFER.
     Transfer(Option<NodeId>),
+    /// RAFT SNAPSHOT.
+    Snapshot,
     /// A page made of the node's status.
     Page(Page),
     /// Answered here and now.
@@ -250,7 +252,7 @@ impl Action {
     /// Its place in the order of requests.
     pub(crate) fn kind(&self) -> Kind {
         match self {
-            Action::Write(_) | Action::Transfer(_) => Kind::Write,
+            Action::Write(_) | Action::Transfer(_) | Action::Snapshot => Kind::Write,
             Action::Query(_) | Action::Walk(_) | Action::Scan(_) | Action::Page(_) => Kind::Read,
             Action::Answer(_) | Action::Connection(_) => Kind::Local,
         }

@@ -8,9 +8,8 @@
 //! The file is walked by hand over the parser's spanned tree instead of through serde: serde's errors name a
 //! key or a place but not both, end at the first one, and cannot tell the file from the environment.
 //!
-//! What is missing: `[tls]`, `[auth]` and `cluster.join = true` are read, checked
-//! and then refused as not built yet. `limits.once_window` and `storage.snapshot_log_bytes` are read and checked
-//! and have no effect yet.
+//! What is missing: `[tls]`, `[auth]` and `cluster.join = true` are read, checked and then refused as not built yet.
+//! `limits.once_window` is read and checked and has no effect yet.
 
 mod check;
 mod read;
@@ -108,7 +107,7 @@ pub struct Storage {
     pub fsync: bool,
     /// The size of one log file; 64 KiB to 4 GiB, default 64 MiB.
     pub segment_size: u64,
-    /// Snapshot when the log behind the last one is larger; 64 KiB or more, default 256 MiB. No effect yet.
+    /// Snapshot when the log behind the last one is larger; 64 KiB or more, default 256 MiB.
     pub snapshot_log_bytes: u64,
     /// Below this much free space writes are refused; default 256 MiB, 0 never refuses.
     pub min_free_space: u64,

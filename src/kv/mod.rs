@@ -51,7 +51,7 @@ pub use command::{
 pub use encoding::{
     Malformed, decode_command, decode_entry, decode_reply, encode_command, encode_entry, encode_reply, stamp,
 };
-pub use snapshot::{Restore, RestoreError};
+pub use snapshot::{CHUNK_MAX_BYTES, Restore, RestoreError};
 pub use view::{View, prefix_end};
 
 use keyspace::{Keyspace, Record};
@@ -76,10 +76,18 @@ pub struct Store {
     garbage: Option<Garbage>,
 }
 
-/// The keys that a FLUSHALL removed. Dropping a million of them takes a good part of a second.
+/// The keys that a FLUSHALL removed, or of a state that is gone. Dropping a million of them takes a good part of
+/// a second.
 #[derive(Clone)]
 pub struct Garbage {
     _keys: Keyspace,
+}
+
+impl From<Store> for Garbage {
+    /// A state that another one has taken the place of.
+    fn from(store: Store) -> Garbage {
+        Garbage { _keys: store.keys }
+    }
 }
 
 impl Store {

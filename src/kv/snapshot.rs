@@ -39,6 +39,9 @@ const CHUNK_BYTES: usize = 128 << 10;
 /// The longest record without its value: a key, its length, three numbers.
 const RECORD_HEAD_MAX_BYTES: usize = KEY_MAX_BYTES + 40;
 
+/// The longest chunk that a [`View`] gives.
+pub const CHUNK_MAX_BYTES: usize = CHUNK_BYTES + RECORD_HEAD_MAX_BYTES;
+
 /// Why a stream of chunks gives no state. The [`Restore`] is of no use any more.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RestoreError {
@@ -115,7 +118,7 @@ impl<'a, I: Iterator<Item = (&'a Key, &'a Record)>> Iterator for Chunks<I> {
         if let Some(head) = self.head.take() {
             return Some(head);
         }
-        let mut out = Vec::with_capacity(CHUNK_BYTES + RECORD_HEAD_MAX_BYTES);
+        let mut out = Vec::with_capacity(CHUNK_MAX_BYTES);
         out.extend_from_slice(&[VERSION, RECORDS]);
         let empty = out.len();
         loop {

@@ -12,13 +12,15 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
-use super::host::Host;
+use super::host::{Host, SnapshotEvent};
 use super::machine::{self, Machine, UnreadableEntry};
 use super::persist::{Disk, Done};
 use super::request::{Answer, Outcome, Submission};
-use crate::kv::{Code, Garbage, Reply, Store};
-use crate::raft::{self, Batch, Envelope, Index, Membership, NodeId, Raft, Ticks};
-use crate::storage::{self, Storage, fs::RealFs};
+use super::snapshots::SnapshotThreads;
+use super::transfer::{SnapshotError, read_snapshot};
+use crate::kv::{Code, Garbage, Reply, Store, View};
+use crate::raft::{self, Batch, EntryId, Envelope, Index, Membership, NodeId, Raft, SnapshotHeader, Ticks};
+use crate::storage::{self, Committed, Storage, fs::RealFs};
 use crate::transport::{self, CallId, Event, EventReceiver, Transport};
 
 /// Everything a node is made of.
@@ -60,6 +62,9 @@ pub enum NodeError {
     /// The data folder can't be used.
     #[error(transparent)]
     Open(#[from] storage::OpenError),
+    /// The snapshot of the data folder gives no state.
+    #[error("the data folder's snapshot can't be used: {0}")]
+    Snapshot(#[from] SnapshotError),
     /// A write to the disk failed.
     #[error("{0}; the node stops, because it no longer knows what its disk holds")]
     Disk(String),
@@ -88,47 +93,44 @@ pub async fn run(
     stop: CancellationToken,
     counters: impl FnOnce(Arc<Transport>),
 ) -> Result<(), NodeError> {
-    let (storage, recovered) = load(options.storage.clone(), &mut queue).await?;
-    if let Some(torn) = &recovered.torn {
-        tracing::warn!(
-            file = %torn.path.display(), offset = torn.offset, bytes = torn.found_bytes,
-            "a crash interrupted the last write to the log; it was never acknowledged and is dropped",
-        );
-    }
-    let identity = &recovered.identity;
+    let Loaded {
+        storage,
+        identity,
+        recovered,
+        store,
+    } = load(options.storage.clone(), &options.membership, &mut queue).await?;
     options.machine.incarnation = identity.incarnation;
     options.raft.seed = random_u64()?;
     options.transport.cluster_id = identity.cluster_id;
     options.transport.incarnation = identity.incarnation;
     let clock = Clock::start();
-    let recovered = raft::Recovered {
-        hard_state: recovered.hard_state,
-        membership: options.membership,
-        entries: recovered.entries,
-        ..raft::Recovered::default()
-    };
     let raft = Raft::new(options.raft, recovered, clock.now().ticks);
     let peers = peer_addresses(raft.status().membership);
     let (transport, events) = Transport::start(options.transport, listener, peers.clone(), random_u64()?);
     let transport = Arc::new(transport);
     counters(Arc::clone(&transport));
-    let (disk, done) = Disk::start(storage).map_err(|error| NodeError::System {
-        what: "start a thread",
-        error,
-    })?;
-    let machine = Machine::new(options.machine, raft, Store::new(), clock.now());
-    let links = Links {
-        clock,
-        transport,
-        disk,
-        peers,
+    let (snapshots, snapshot_events) = {
+        let transport = Arc::clone(&transport);
+        // Dropped where there is no room or no connection: Raft sends again.
+        let send = move |envelope| {
+            transport.send(envelope);
+        };
+        SnapshotThreads::start(storage.snapshots(), send).map_err(no_thread)?
     };
+    let (disk, done) = Disk::start(storage, snapshots.remover()).map_err(no_thread)?;
     let mut driver = Driver {
-        machine,
-        links,
+        machine: Machine::new(options.machine, raft, store, clock.now()),
+        links: Links {
+            clock,
+            transport,
+            disk,
+            snapshots,
+            peers,
+        },
         events,
         queue,
         done,
+        snapshot_events,
         pulse: options.pulse,
         next_pulse: Instant::now(),
     };
@@ -136,16 +138,31 @@ pub async fn run(
     driver.machine.stop(&mut driver.links);
     driver.links.transport.shutdown().await;
     driver.links.disk.stop();
+    driver.links.snapshots.stop();
     result
 }
 
-/// Opens the data folder on a thread of its own, for a long log takes a while to read.
+fn no_thread(error: std::io::Error) -> NodeError {
+    let what = "start a thread";
+    NodeError::System { what, error }
+}
+
+/// What a node starts from.
+struct Loaded {
+    storage: Storage,
+    identity: storage::Identity,
+    recovered: raft::Recovered,
+    store: Store,
+}
+
+/// Opens the data folder on a thread of its own, for a long log and a large snapshot take a while to read.
 async fn load(
     options: storage::Options,
+    membership: &Membership,
     queue: &mut mpsc::Receiver<Submission>,
-) -> Result<(Storage<RealFs>, storage::Recovered), NodeError> {
-    let incarnation = random_u64()?;
-    let open = move || Storage::open(RealFs, &options, incarnation);
+) -> Result<Loaded, NodeError> {
+    let (incarnation, membership) = (random_u64()?, membership.clone());
+    let open = move || open(&options, incarnation, membership);
     let mut opening = tokio::task::spawn_blocking(open);
     loop {
         tokio::select! {
@@ -154,11 +171,49 @@ async fn load(
                     what: "read the data folder",
                     error: std::io::Error::other(error),
                 })?;
-                return Ok(opened?);
+                return opened;
             }
             Some(submission) = queue.recv() => answer_loading(submission),
         }
     }
+}
+
+/// Reads what there is. `membership` is that of the configuration, which counts as long as nothing else does.
+fn open(options: &storage::Options, incarnation: u64, membership: Membership) -> Result<Loaded, NodeError> {
+    let (storage, found) = Storage::open(RealFs, options, incarnation)?;
+    if let Some(torn) = &found.torn {
+        tracing::warn!(
+            file = %torn.path.display(), offset = torn.offset, bytes = torn.found_bytes,
+            "a crash interrupted the last write to the log; it was never acknowledged and is dropped",
+        );
+    }
+    for damage in &found.damaged_snapshots {
+        tracing::warn!(
+            file = %damage.path.display(), offset = damage.offset, found = damage.found,
+            "a snapshot is damaged; an older one and the log make up for it, but the disk is not to be trusted",
+        );
+    }
+    let mut recovered = raft::Recovered {
+        hard_state: found.hard_state,
+        membership,
+        entries: found.entries,
+        ..raft::Recovered::default()
+    };
+    let mut store = Store::new();
+    if let Some(snapshot) = found.snapshot {
+        let header = snapshot.header().clone();
+        recovered.snapshot = header.last;
+        recovered.membership = header.membership;
+        recovered.membership_index = header.membership_index;
+        store = read_snapshot(snapshot)?;
+        tracing::info!(last = %header.last, keys = store.len(), "snapshot read");
+    }
+    Ok(Loaded {
+        storage,
+        identity: found.identity,
+        recovered,
+        store,
+    })
 }
 
 fn answer_loading(submission: Submission) {
@@ -199,6 +254,7 @@ struct Links {
     clock: Clock,
     transport: Arc<Transport>,
     disk: Disk,
+    snapshots: SnapshotThreads,
     peers: BTreeMap<NodeId, String>,
 }
 
@@ -212,6 +268,22 @@ impl Host for Links {
 
     fn persist(&mut self, batch: Batch) {
         self.disk.persist(batch);
+    }
+
+    fn send_chunk(&mut self, envelope: Envelope) {
+        self.snapshots.send_chunk(envelope);
+    }
+
+    fn store_chunk(&mut self, envelope: Envelope) {
+        self.snapshots.store_chunk(envelope);
+    }
+
+    fn take_snapshot(&mut self, header: SnapshotHeader, view: View) {
+        self.snapshots.take(header, view);
+    }
+
+    fn adopt_snapshot(&mut self, committed: Committed, drop_upto: EntryId) {
+        self.disk.adopt_snapshot(committed, drop_upto);
     }
 
     fn measure_free_space(&mut self) {
@@ -278,6 +350,7 @@ struct Driver {
     events: EventReceiver,
     queue: mpsc::Receiver<Submission>,
     done: mpsc::UnboundedReceiver<Done>,
+    snapshot_events: mpsc::UnboundedReceiver<SnapshotEvent>,
     pulse: Option<Pulse>,
     next_pulse: Instant,
 }
@@ -307,6 +380,7 @@ impl Driver {
         tokio::select! {
             () = stop.cancelled() => {}
             Some(done) = self.done.recv() => inputs.done.push(done),
+            Some(event) = self.snapshot_events.recv() => inputs.snapshots.push(event),
             _ = self.events.recv_many(&mut inputs.events, TURN_MAX) => {}
             _ = self.queue.recv_many(&mut inputs.submissions, TURN_MAX) => {}
             () = tokio::time::sleep_until(due.into()) => {}
@@ -330,6 +404,9 @@ impl Driver {
         while let Ok(done) = self.done.try_recv() {
             inputs.done.push(done);
         }
+        while let Ok(event) = self.snapshot_events.try_recv() {
+            inputs.snapshots.push(event);
+        }
         while inputs.events.len() < TURN_MAX
             && let Some(event) = self.events.try_recv()
         {
@@ -347,9 +424,13 @@ impl Driver {
         for done in inputs.done.drain(..) {
             match done {
                 Done::Persisted => self.machine.on_persisted(),
+                Done::Adopted(last) => inputs.snapshots.push(SnapshotEvent::Adopted(last)),
                 Done::FreeSpace(bytes) => self.machine.on_free_space(bytes),
                 Done::Failed(reason) => return Err(NodeError::Disk(reason)),
             }
+        }
+        for event in inputs.snapshots.drain(..) {
+            self.machine.on_snapshot(event, &mut self.links);
         }
         for event in inputs.events.drain(..) {
             self.on_event(event);
@@ -393,6 +474,7 @@ impl Driver {
 #[derive(Debug, Default)]
 struct Inputs {
     done: Vec<Done>,
+    snapshots: Vec<SnapshotEvent>,
     events: Vec<Event>,
     submissions: Vec<Submission>,
 }

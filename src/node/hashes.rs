@@ -33,6 +33,14 @@ impl Hashes {
         claim.is_none_or(|(claimed, other)| claimed != index || other == hash)
     }
 
+    /// Another state has taken the place of this one.
+    pub fn jumped_to(&mut self, index: Index, hash: u64) {
+        self.recent.clear();
+        self.recent.push_back(hash);
+        self.last = index;
+        self.claim.take_if(|(claimed, _)| *claimed <= index);
+    }
+
     /// The leader claims this hash at this index. `false` if it is another one here; a claim about an index
     /// to come is checked when it comes, one about an index long past can't be.
     #[must_use]
@@ -64,5 +72,16 @@ mod tests {
         assert!(hashes.claimed(Index(5002), 1));
         assert!(hashes.applied(Index(5001), 0));
         assert!(!hashes.applied(Index(5002), 2));
+    }
+
+    #[test]
+    fn after_a_jump_only_what_is_known_counts() {
+        let mut hashes = Hashes::default();
+        assert!(hashes.applied(Index(1), 7));
+        assert!(hashes.claimed(Index(11), 1));
+        hashes.jumped_to(Index(10), 70);
+        assert!(hashes.claimed(Index(1), 8), "no longer known");
+        assert!(hashes.claimed(Index(10), 70) && !hashes.claimed(Index(10), 71));
+        assert!(!hashes.applied(Index(11), 2), "claimed before the jump");
     }
 }

@@ -2,8 +2,12 @@
 
 use bytes::Bytes;
 
-use crate::kv::Garbage;
-use crate::raft::{Batch, Envelope, Index, Membership, NodeId, Ticks};
+use super::transfer::Received;
+use crate::kv::{Garbage, View};
+use crate::raft::{
+    Batch, EntryId, Envelope, Index, InstallSnapshotResponse, Membership, NodeId, SnapshotHeader, Ticks,
+};
+use crate::storage::Committed;
 
 /// The effects of a [`Machine`](super::machine::Machine), none of which waits.
 pub trait Host {
@@ -16,10 +20,25 @@ pub trait Host {
     /// Makes a batch durable; the machine is told when it is. One at a time.
     fn persist(&mut self, batch: Batch);
 
+    /// Fills the chunk into an InstallSnapshot and sends it: see [`Outgoing`](super::Outgoing). May be lost.
+    fn send_chunk(&mut self, envelope: Envelope);
+
+    /// Stores the chunk of an InstallSnapshot: see [`Incoming`](super::Incoming). [`SnapshotEvent::Stored`] follows,
+    /// and [`SnapshotEvent::Received`] after the last one. May be lost.
+    fn store_chunk(&mut self, envelope: Envelope);
+
+    /// Writes a snapshot of this state: see [`write_snapshot`](super::write_snapshot). [`SnapshotEvent::Written`]
+    /// follows. One at a time.
+    fn take_snapshot(&mut self, header: SnapshotHeader, view: View);
+
+    /// Tells the log's disk of a snapshot, and to drop the log up to an entry, in turn with the batches.
+    /// [`SnapshotEvent::Adopted`] follows.
+    fn adopt_snapshot(&mut self, committed: Committed, drop_upto: EntryId);
+
     /// Looks how much is free on the disk; the machine is told.
     fn measure_free_space(&mut self);
 
-    /// Drops what a FLUSHALL has left, where it keeps nobody waiting.
+    /// Drops a large state, or what a FLUSHALL has left of it, where it keeps nobody waiting.
     fn discard(&mut self, garbage: Garbage);
 
     /// Asks a node to carry out an order. Exactly one answer comes back under `sequence`, unless the machine
@@ -43,6 +62,33 @@ pub trait Host {
 
     /// 128 random bits for the identity of a new cluster.
     fn mint_cluster_id(&mut self) -> [u8; 16];
+}
+
+/// What has become of a snapshot.
+#[derive(Debug)]
+pub enum SnapshotEvent {
+    /// A leader's chunk was stored, or is not the one that is wanted.
+    Stored {
+        /// The leader.
+        to: NodeId,
+        /// Of the request.
+        request_id: u64,
+        /// What it is told.
+        response: InstallSnapshotResponse,
+    },
+    /// A leader's snapshot has come whole.
+    Received(Box<Received>),
+    /// A snapshot that followers were being sent is gone or damaged.
+    Lost(EntryId),
+    /// This node's own snapshot is durable, or why it is not.
+    Written {
+        /// What it says of itself.
+        header: SnapshotHeader,
+        /// Its file, or a sentence.
+        result: Result<Committed, String>,
+    },
+    /// The log's disk knows of the snapshot up to this entry.
+    Adopted(EntryId),
 }
 
 /// What the driver knows of time when it calls the machine.

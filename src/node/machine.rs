@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use super::compaction::Compaction;
 use super::forward::Order;
 use super::hashes::Hashes;
 use super::host::{Host, Now};
@@ -31,6 +32,8 @@ pub struct Options {
     pub max_memory_bytes: u64,
     /// Free bytes on the disk below which writes are refused.
     pub min_free_space_bytes: u64,
+    /// Bytes of the log behind the last snapshot beyond which the next one is taken.
+    pub snapshot_log_bytes: u64,
 }
 
 /// A committed entry that this version can't read: it must not be skipped, or the states would differ.
@@ -56,7 +59,8 @@ pub struct Machine<C> {
     pub(super) waiters: Waiters<C>,
     pub(super) reads: ReadQueue,
     pub(super) transfers: Vec<PendingTransfer<C>>,
-    hashes: Hashes,
+    pub(super) compaction: Compaction,
+    pub(super) hashes: Hashes,
     /// Since when the state here is known to differ from the leader's.
     pub(super) diverged_at: Option<Index>,
     /// What the host last said is free on the disk, and when it was last asked.
@@ -102,12 +106,13 @@ const EXPIRE_RETRY_MS: u64 = 20;
 const HASH_INTERVAL_MS: u64 = 1000;
 
 impl<C> Machine<C> {
-    /// A node with what was recovered.
+    /// A node with what was recovered: `store` is what the snapshot holds, or empty without one.
     pub fn new(options: Options, raft: Raft, store: Store, now: Now) -> Machine<C> {
         let members = raft.status().membership.others(raft.id());
         let unconnected = members.map(|member| (member, now.ticks)).collect();
         Machine {
             unconnected,
+            compaction: Compaction::default(),
             options,
             now,
             raft,
@@ -142,7 +147,14 @@ impl<C> Machine<C> {
     pub fn deadline(&self) -> Ticks {
         let expiry = self.next_expiry_at();
         let parked = self.waiters.has_parked().then_some(self.retry_parked_at);
-        let others = [self.waiters.deadline(), self.reads.deadline(), expiry, parked];
+        let snapshots = self.snapshot_deadline();
+        let others = [
+            self.waiters.deadline(),
+            self.reads.deadline(),
+            expiry,
+            parked,
+            snapshots,
+        ];
         others.into_iter().flatten().fold(self.raft.deadline(), Ord::min)
     }
 
@@ -171,6 +183,7 @@ impl<C> Machine<C> {
                 Operation::Query(query, mode) => self.query(Some(query), mode, local),
                 Operation::View(mode) => self.query(None, mode, local),
                 Operation::Transfer(target) => self.order(&Order::Transfer(target), local, host),
+                Operation::Snapshot => self.ask_for_snapshot(local),
                 Operation::Status => local.answer_with(Outcome::Status(Box::new(self.status()))),
             }
         }
@@ -197,7 +210,7 @@ impl<C> Machine<C> {
     }
 
     pub(super) fn pending(&self) -> usize {
-        self.waiters.len() + self.reads.len() + self.transfers.len()
+        self.waiters.len() + self.reads.len() + self.transfers.len() + self.compaction.waiting()
     }
 
     fn query(&mut self, query: Option<kv::Query>, mode: ReadMode, local: Local) {
@@ -290,6 +303,8 @@ impl<C> Machine<C> {
             batch,
             committed,
             reads,
+            chunks_to_send,
+            chunks_to_store,
             ..
         } = self.raft.ready();
         let more = !committed.is_empty();
@@ -299,6 +314,12 @@ impl<C> Machine<C> {
         if let Some(batch) = batch {
             host.persist(batch);
         }
+        chunks_to_send
+            .into_iter()
+            .for_each(|chunk| host.send_chunk(chunk));
+        chunks_to_store
+            .into_iter()
+            .for_each(|chunk| host.store_chunk(chunk));
         for entry in committed {
             self.apply(entry, host)?;
         }
@@ -309,7 +330,8 @@ impl<C> Machine<C> {
             self.answer_read(read);
         }
         self.settle_transfers(host);
-        Ok(more)
+        let more_to_drop = self.compact(host);
+        Ok(more || more_to_drop)
     }
 
     pub(super) fn request_deadline(&self) -> Ticks {
@@ -487,6 +509,7 @@ impl<C> Machine<C> {
             let text = "the node is shutting down; nothing was read";
             read.local.answer(Reply::error(Code::ReadOnly, text));
         }
+        self.compaction.stop();
         for transfer in std::mem::take(&mut self.transfers) {
             let text = "the node is shutting down before leadership was handed over";
             self.finish(transfer.origin, Reply::error(Code::TryAgain, text), host);

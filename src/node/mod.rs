@@ -3,11 +3,13 @@
 //! The layers above hold a [`Node`] and submit requests; everything else is behind it. [`run`] is the node
 //! itself: `driver` waits and wakes, `machine` decides, `persist` owns the disk. The machine is free of sockets,
 //! files and clocks, so that the simulation can run it as it is. To read in this order: `request`, `machine`,
-//! `writes`, `waiters`, `reads`, `driver`, `persist`.
+//! `writes`, `waiters`, `reads`, `driver`, `persist`; and for snapshots `compaction` (when, and what follows),
+//! `transfer` (what is done to files) and `snapshots` (the threads that do it).
 //!
-//! Not here yet: snapshots, changes of the membership, stepping down when the disk stalls.
+//! Not here yet: changes of the membership, stepping down when the disk stalls.
 
 mod clock;
+mod compaction;
 mod driver;
 mod forward;
 mod hashes;
@@ -17,19 +19,25 @@ mod persist;
 mod picture;
 mod reads;
 mod request;
+mod snapshots;
 mod status;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod waiters;
 mod writes;
 
 use tokio::sync::mpsc;
 
 pub use driver::{NodeError, Options, Pulse, run};
-pub use host::{Host, Now};
+pub use host::{Host, Now, SnapshotEvent};
 pub use machine::{Machine, Options as MachineOptions, UnreadableEntry};
+pub use persist::persist_batch;
 pub use request::{Answer, Answers, Operation, Outcome, ReadMode, Request, Submission};
 pub use status::{Member, MemberProgress, Role, Status};
+pub use transfer::{
+    Filled, Incoming, Outgoing, Received, SnapshotError, Stored, read_snapshot, write_snapshot,
+};
 
 /// A handle to a running node; cheap to clone.
 #[derive(Clone, Debug)]

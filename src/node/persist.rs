@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc as async_mpsc;
 
-use crate::raft::Batch;
+use crate::raft::{Batch, EntryId};
 use crate::storage::fs::Fs;
-use crate::storage::{SparePreparer, Storage};
+use crate::storage::{Committed, PersistError, SparePreparer, Storage, Superfluous};
 
 /// The disk thread, as the driver sees it. Its queue holds at most one batch and a few small jobs.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub struct Disk {
 pub enum Done {
     /// The batch is durable.
     Persisted,
+    /// The snapshot is known, and the log before it dropped.
+    Adopted(EntryId),
     /// So many bytes are free on the disk.
     FreeSpace(u64),
     /// A write failed: the process must end, because what is on the disk is no longer known (trap 3.29).
@@ -32,6 +34,7 @@ pub enum Done {
 #[derive(Debug)]
 enum Job {
     Persist(Batch),
+    Adopt(Committed, EntryId),
     SetClusterId([u8; 16]),
     MeasureFreeSpace,
 }
@@ -40,12 +43,14 @@ const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 const PREPARE_RETRY: Duration = Duration::from_secs(1);
 
 impl Disk {
-    /// Starts the thread, and beside it the one that makes segments ready before they are needed.
+    /// Starts the thread, and beside it the one that makes segments ready before they are needed. `remove` is given
+    /// the files that nothing needs any more, and must not wait.
     ///
     /// # Errors
     /// If the operating system gives no thread.
     pub fn start<F: Fs>(
         mut storage: Storage<F>,
+        remove: impl Fn(Superfluous<F>) + Send + 'static,
     ) -> std::io::Result<(Disk, async_mpsc::UnboundedReceiver<Done>)> {
         if let Some(preparer) = storage.take_preparer() {
             thread::Builder::new()
@@ -53,10 +58,10 @@ impl Disk {
                 .spawn(move || prepare(&preparer))?;
         }
         let (jobs, queue) = mpsc::channel();
-        // Bounded by the jobs, which are: one batch, and a measurement a second.
+        // Bounded by the jobs, which are: one batch, one snapshot, and a measurement a second.
         let (done, results) = async_mpsc::unbounded_channel();
         let thread = thread::Builder::new().name("disk".into()).spawn(move || {
-            if let Err(error) = work(&mut storage, &queue, &done) {
+            if let Err(error) = work(&mut storage, &queue, &done, &remove) {
                 let _ = done.send(Done::Failed(error));
             }
         })?;
@@ -67,6 +72,12 @@ impl Disk {
     pub fn persist(&self, batch: Batch) {
         // Without the thread there is `Done::Failed`, which ends the driver.
         let _ = self.jobs.send(Job::Persist(batch));
+    }
+
+    /// Takes notice of a snapshot of this node's own state and drops the log up to an entry that it covers;
+    /// `Done::Adopted` follows.
+    pub fn adopt_snapshot(&self, committed: Committed, drop_upto: EntryId) {
+        let _ = self.jobs.send(Job::Adopt(committed, drop_upto));
     }
 
     /// Writes the cluster's identity down.
@@ -92,14 +103,23 @@ fn work<F: Fs>(
     storage: &mut Storage<F>,
     queue: &mpsc::Receiver<Job>,
     done: &async_mpsc::UnboundedSender<Done>,
+    remove: &impl Fn(Superfluous<F>),
 ) -> Result<(), String> {
     let mut measured: Option<Instant> = None;
     while let Ok(job) = queue.recv() {
         let measure = match job {
             Job::Persist(batch) => {
-                storage.persist(&batch).map_err(|error| error.to_string())?;
+                let superfluous = persist_batch(storage, &batch).map_err(|error| error.to_string())?;
                 let _ = done.send(Done::Persisted);
+                superfluous.into_iter().for_each(remove);
                 measured.is_none_or(|at| at.elapsed() >= MEASURE_INTERVAL)
+            }
+            Job::Adopt(committed, drop_upto) => {
+                storage.adopt_snapshot(committed);
+                let superfluous = storage.drop_head(drop_upto).map_err(|error| error.to_string())?;
+                let _ = done.send(Done::Adopted(committed.last));
+                remove(superfluous);
+                true
             }
             Job::SetClusterId(cluster_id) => {
                 storage
@@ -118,6 +138,27 @@ fn work<F: Fs>(
         }
     }
     Ok(())
+}
+
+/// Makes a batch durable, a leader's snapshot before the rest of it. Gives back the files that nothing needs any more.
+///
+/// # Errors
+/// The process must end.
+pub fn persist_batch<F: Fs>(
+    storage: &mut Storage<F>,
+    batch: &Batch,
+) -> Result<Option<Superfluous<F>>, PersistError> {
+    let mut superfluous = None;
+    if let Some(last) = batch.install {
+        // It was committed before the core heard of it. How large it is, nobody asks.
+        let size_bytes = 0;
+        storage.install_snapshot(Committed { last, size_bytes })?;
+        superfluous = Some(storage.drop_head(last)?);
+    }
+    if batch.hard_state.is_some() || !batch.entries.is_empty() {
+        storage.persist(batch)?;
+    }
+    Ok(superfluous)
 }
 
 /// Runs until the storage is dropped. A failure only makes appends slower, so it is logged and tried again.

@@ -58,7 +58,7 @@ impl<C> Machine<C> {
             applied: crate::raft::Index(self.store.applied()),
             first_index: raft.first_index,
             last_index: raft.last_log.index,
-            snapshot_index: raft.first_index.prev(),
+            snapshot_index: self.raft.snapshot().last.index,
             keys: self.store.len() as u64,
             bytes: self.store.bytes(),
             expiring_keys: self.store.expiring_len() as u64,
@@ -96,6 +96,12 @@ impl<C> Machine<C> {
             problems.push(format!(
                 "{} bytes are free on the disk, less than storage.min_free_space ({}): writes are refused; make room",
                 self.free_space_bytes, self.options.min_free_space_bytes
+            ));
+        }
+        if let Some(reason) = self.compaction.failure() {
+            problems.push(format!(
+                "no snapshot can be written, and the log grows: {reason}; when that is mended, RAFT SNAPSHOT tries \
+                 again at once"
             ));
         }
         for (id, addresses) in &self.raft.status().membership.addresses {

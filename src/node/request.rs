@@ -27,6 +27,8 @@ pub enum Operation {
     View(ReadMode),
     /// Hand leadership to this voter, or to the most up-to-date one. Passed to the leader where need be.
     Transfer(Option<NodeId>),
+    /// Take a snapshot of this node's state and drop the log behind it; answered when it is durable.
+    Snapshot,
     /// This node's picture of itself and its cluster, at once.
     Status,
 }

@@ -1,26 +1,68 @@
 //! Machines on a network that works when a test says so, with disks that write at once.
 
+mod snapshots;
+
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::host::{Host, Now};
+use super::host::{Host, Now, SnapshotEvent};
 use super::machine::{Machine, Options};
+use super::persist::persist_batch;
 use super::request::{Answer, Operation, Outcome, ReadMode, Request, Submission};
-use crate::kv::{self, Code, Command, Condition, Garbage, Moment, Query, Reply, SetAnswer, SetExpiry, Store};
-use crate::raft::{
-    self, Batch, Envelope, Heartbeat, HeartbeatResponse, Index, Membership, Message, NodeId, Raft, Ticks,
-    Window,
+use super::transfer::{Filled, Incoming, Outgoing, read_snapshot, write_snapshot};
+use crate::kv::{
+    self, Code, Command, Condition, Garbage, Moment, Query, Reply, SetAnswer, SetExpiry, Store, View,
 };
+use crate::raft::{
+    self, Batch, EntryId, Envelope, Heartbeat, HeartbeatResponse, Index, Membership, Message, NodeId, Raft,
+    SnapshotHeader, Ticks, Window,
+};
+use crate::storage::fs::SimFs;
+use crate::storage::{self, Committed, Recovered, Storage};
 use crate::transport::CallError;
 
+/// A node's disk, and what the threads beside it would do.
+struct Disk {
+    fs: SimFs,
+    storage: Storage<SimFs>,
+    outgoing: Outgoing<SimFs>,
+    incoming: Incoming<SimFs>,
+}
+
+impl Disk {
+    fn open(id: u64, fs: &SimFs) -> (Disk, Recovered<SimFs>) {
+        let options = storage::Options {
+            dir: PathBuf::from("data"),
+            node_id: NodeId(id),
+            segment_size_bytes: 8 << 10,
+            fsync: true,
+        };
+        let (storage, recovered) = Storage::open(fs.clone(), &options, id).unwrap();
+        let disk = Disk {
+            fs: fs.clone(),
+            outgoing: Outgoing::new(storage.snapshots()),
+            incoming: Incoming::new(storage.snapshots()),
+            storage,
+        };
+        (disk, recovered)
+    }
+}
+
 /// What one machine had done for it.
-#[derive(Default)]
 struct Effects {
     id: u64,
+    disk: Disk,
     sent: Vec<Envelope>,
     persisting: bool,
+    /// What has become of snapshots.
+    snapshots: Vec<SnapshotEvent>,
+    /// Snapshots are written, but their end is not told.
+    holds_snapshots: bool,
+    /// How many chunks were stored.
+    chunks: usize,
     /// Calls to other nodes: to whom, under which number, and what.
     calls: Vec<(NodeId, u64, Bytes)>,
     /// Answers to others' calls: whose, under which number, and what.
@@ -33,6 +75,37 @@ struct Effects {
     measured: usize,
 }
 
+impl Effects {
+    fn new(id: u64, disk: Disk) -> Effects {
+        Effects {
+            id,
+            disk,
+            sent: Vec::new(),
+            persisting: false,
+            snapshots: Vec::new(),
+            holds_snapshots: false,
+            chunks: 0,
+            calls: Vec::new(),
+            answers: Vec::new(),
+            hashes: Vec::new(),
+            sessions: BTreeMap::new(),
+            cluster_id: None,
+            members: 0,
+            measured: 0,
+        }
+    }
+
+    /// Whether anything is to be carried on.
+    fn has_any(&self) -> bool {
+        self.persisting
+            || !self.sent.is_empty()
+            || !self.snapshots.is_empty()
+            || !self.calls.is_empty()
+            || !self.answers.is_empty()
+            || !self.hashes.is_empty()
+    }
+}
+
 impl Host for Effects {
     type CallId = (u64, u64);
 
@@ -42,8 +115,43 @@ impl Host for Effects {
         }
         self.sent.push(envelope);
     }
-    fn persist(&mut self, _: Batch) {
+    fn persist(&mut self, batch: Batch) {
+        let superfluous = persist_batch(&mut self.disk.storage, &batch).unwrap();
+        superfluous.into_iter().for_each(|files| files.remove().unwrap());
         self.persisting = true;
+    }
+    fn send_chunk(&mut self, envelope: Envelope) {
+        match self.disk.outgoing.fill(envelope) {
+            Filled::Chunk(envelope) => self.sent.push(envelope),
+            Filled::PastTheEnd => {}
+            Filled::Lost(last, _) => self.snapshots.push(SnapshotEvent::Lost(last)),
+        }
+    }
+    fn store_chunk(&mut self, envelope: Envelope) {
+        let Message::InstallSnapshot(install) = envelope.message else {
+            panic!("no chunk: {envelope:?}")
+        };
+        self.chunks += 1;
+        let (to, request_id) = (envelope.from, envelope.request_id);
+        let stored = self.disk.incoming.store(envelope.term, install).unwrap();
+        self.snapshots
+            .extend(stored.response.map(|response| SnapshotEvent::Stored {
+                to,
+                request_id,
+                response,
+            }));
+        let received = stored.received.map(Box::new).map(SnapshotEvent::Received);
+        self.snapshots.extend(received);
+    }
+    fn take_snapshot(&mut self, header: SnapshotHeader, view: View) {
+        let written = write_snapshot(&self.disk.storage.snapshots(), &header, &view, || true);
+        let result = written.map_err(|error| error.to_string());
+        self.snapshots.push(SnapshotEvent::Written { header, result });
+    }
+    fn adopt_snapshot(&mut self, committed: Committed, drop_upto: EntryId) {
+        self.disk.storage.adopt_snapshot(committed);
+        self.disk.storage.drop_head(drop_upto).unwrap().remove().unwrap();
+        self.snapshots.push(SnapshotEvent::Adopted(committed.last));
     }
     fn measure_free_space(&mut self) {
         self.measured += 1;
@@ -74,13 +182,15 @@ impl Host for Effects {
 
 struct World {
     now: Now,
+    membership: Membership,
+    change: Box<dyn Fn(&mut Options)>,
     nodes: BTreeMap<u64, (Machine<(u64, u64)>, Effects)>,
     /// Nodes that nothing reaches and from which nothing comes.
     cut: Vec<u64>,
 }
 
 impl World {
-    fn new(n: u64, change: impl Fn(&mut Options)) -> World {
+    fn new(n: u64, change: impl Fn(&mut Options) + 'static) -> World {
         let now = Now {
             ticks: Ticks(0),
             wall_ms: 1_000_000,
@@ -94,38 +204,64 @@ impl World {
             addresses,
             ..Membership::default()
         };
-        let node = |id| {
-            let mut options = Options {
-                cluster_name: "test".into(),
-                incarnation: id,
-                request_timeout_ms: 4000,
-                max_pending: 100,
-                max_memory_bytes: 0,
-                min_free_space_bytes: 1000,
-            };
-            change(&mut options);
-            let recovered = raft::Recovered {
-                membership: membership.clone(),
-                ..Default::default()
-            };
-            let raft = Raft::new(raft_options(id), recovered, now.ticks);
-            let mut machine = Machine::new(options, raft, Store::new(), now);
-            (1..=n).for_each(|peer| machine.on_connected(NodeId(peer)));
-            let effects = Effects {
-                id,
-                ..Effects::default()
-            };
-            (id, (machine, effects))
-        };
-        World {
+        let mut world = World {
             now,
-            nodes: (1..=n).map(node).collect(),
+            membership,
+            change: Box::new(change),
+            nodes: BTreeMap::new(),
             cut: Vec::new(),
+        };
+        (1..=n).for_each(|id| world.start(id, &SimFs::new()));
+        world
+    }
+
+    /// A node starts on what its disk holds.
+    fn start(&mut self, id: u64, fs: &SimFs) {
+        let mut options = Options {
+            cluster_name: "test".into(),
+            incarnation: id,
+            request_timeout_ms: 4000,
+            max_pending: 100,
+            max_memory_bytes: 0,
+            min_free_space_bytes: 1000,
+            snapshot_log_bytes: 1 << 40,
+        };
+        (self.change)(&mut options);
+        let (disk, found) = Disk::open(id, fs);
+        let mut recovered = raft::Recovered {
+            hard_state: found.hard_state,
+            membership: self.membership.clone(),
+            entries: found.entries,
+            ..Default::default()
+        };
+        let mut store = Store::new();
+        if let Some(snapshot) = found.snapshot {
+            recovered.snapshot = snapshot.header().last;
+            recovered.membership = snapshot.header().membership.clone();
+            recovered.membership_index = snapshot.header().membership_index;
+            store = read_snapshot(snapshot).unwrap();
+        }
+        let raft = Raft::new(raft_options(id), recovered, self.now.ticks);
+        let mut machine = Machine::new(options, raft, store, self.now);
+        let all: Vec<NodeId> = self.membership.voters.iter().copied().collect();
+        all.iter().for_each(|peer| machine.on_connected(*peer));
+        self.nodes.insert(id, (machine, Effects::new(id, disk)));
+        for (_, (other, _)) in self.nodes.iter_mut().filter(|(other, _)| **other != id) {
+            other.on_connected(NodeId(id));
         }
     }
 
+    /// A node's process is killed, and starts again.
+    fn restart(&mut self, id: u64) {
+        let (_, effects) = self.nodes.remove(&id).unwrap();
+        let fs = effects.disk.fs.clone();
+        drop(effects);
+        fs.kill_process();
+        self.start(id, &fs);
+    }
+
     /// A world whose leader is known everywhere.
-    fn with_leader(n: u64, change: impl Fn(&mut Options)) -> (World, u64) {
+    fn with_leader(n: u64, change: impl Fn(&mut Options) + 'static) -> (World, u64) {
         let mut world = World::new(n, change);
         let leader = world.wait_for_leader();
         world.pass(200);
@@ -157,14 +293,24 @@ impl World {
     fn settle(&mut self) {
         for _ in 0..100 {
             let ids: Vec<u64> = self.nodes.keys().copied().collect();
+            let mut moved = false;
             for id in ids {
                 let (machine, effects) = self.nodes.get_mut(&id).unwrap();
                 machine.tick(self.now);
                 while machine.work(effects).unwrap() {}
+                moved |= effects.has_any();
                 if std::mem::take(&mut effects.persisting) {
                     machine.on_persisted();
                 }
+                if !effects.holds_snapshots {
+                    for event in std::mem::take(&mut effects.snapshots) {
+                        machine.on_snapshot(event, effects);
+                    }
+                }
                 self.carry(id);
+            }
+            if !moved {
+                break;
             }
         }
     }
@@ -183,7 +329,7 @@ impl World {
         let cut = self.cut.clone();
         let reaches = move |to: u64| !cut.contains(&id) && !cut.contains(&to);
         for envelope in sent.into_iter().filter(|envelope| reaches(envelope.to.0)) {
-            self.nodes.get_mut(&envelope.to.0).unwrap().0.on_message(envelope);
+            self.machine(envelope.to.0).on_message(envelope);
         }
         for (to, sequence, order) in calls {
             if reaches(to.0) {

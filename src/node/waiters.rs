@@ -206,6 +206,18 @@ impl<C> Waiters<C> {
         (None, replaced)
     }
 
+    /// A snapshot covers the log up to this index: who waits for entries there, of which nobody will say whether they
+    /// are among those that it covers.
+    pub fn covered(&mut self, index: Index) -> Vec<Origin<C>> {
+        let mut covered = Vec::new();
+        while let Some(first) = self.proposed.first_entry()
+            && first.key().0 <= index
+        {
+            covered.push(first.remove());
+        }
+        covered
+    }
+
     /// The leader answered.
     pub fn take_forwarded(&mut self, sequence: u64) -> Option<Forwarded> {
         self.forwarded.remove(&sequence)
@@ -291,6 +303,16 @@ mod tests {
             (remotes(own.into_iter().collect()), remotes(replaced)),
             (vec![2], vec![1])
         );
+        assert_eq!(waiters.len(), 1);
+    }
+
+    #[test]
+    fn a_snapshot_covers_whatever_waits_below() {
+        let mut waiters = Waiters::default();
+        for (n, id) in [id(5, 1), id(6, 3), id(7, 1)].into_iter().enumerate() {
+            waiters.proposed(id, Ticks(10), Origin::Remote(n as u32));
+        }
+        assert_eq!(remotes(waiters.covered(Index(6))), [0, 1]);
         assert_eq!(waiters.len(), 1);
     }
 

@@ -166,6 +166,17 @@ pub struct InstallSnapshot {
     pub done: bool,
 }
 
+impl InstallSnapshot {
+    /// How many bytes the chunk counts for in every bound: its data and the addresses of the members.
+    pub fn size_bytes(&self) -> usize {
+        let addresses = self.header.membership.addresses.values();
+        self.data.len()
+            + addresses
+                .map(|a| 64 + a.peer.len() + a.client.len())
+                .sum::<usize>()
+    }
+}
+
 /// The answer to `InstallSnapshot`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InstallSnapshotResponse {

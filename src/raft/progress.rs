@@ -168,6 +168,17 @@ impl Progress {
         }
     }
 
+    /// A follower that has been silent, and is being sent a snapshot after which the log no longer goes on, gets
+    /// nothing more of it: it would need the next one all the same.
+    pub fn leave_snapshot_before(&mut self, base: Index) {
+        if self
+            .sending()
+            .is_some_and(|sending| sending.is_asking && sending.last().index < base)
+        {
+            self.probe_from(self.next_index);
+        }
+    }
+
     /// Whether there is something to send to a follower while the log ends at `last_index`: entries, or the
     /// question whether it still holds what it was sent.
     pub fn lacks(&self, last_index: Index) -> bool {

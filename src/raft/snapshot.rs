@@ -135,6 +135,7 @@ impl Raft {
             return;
         };
         progress.end_snapshot(base);
+        progress.leave_snapshot_before(base);
         let is_cut_off = progress.next_index <= base
             && progress.may_send(self.options.window)
             && progress.lacks(last_index);

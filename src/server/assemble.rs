@@ -131,6 +131,7 @@ fn node_options(config: &Config, mut watchdog: Watchdog) -> node::Options {
             max_pending: config.limits.max_pending,
             max_memory_bytes: config.limits.max_memory.unwrap_or(0),
             min_free_space_bytes: config.storage.min_free_space,
+            snapshot_log_bytes: config.storage.snapshot_log_bytes,
         },
         raft: raft_options(config),
         storage: storage::Options {

@@ -359,8 +359,7 @@ impl<F: Fs> SnapshotReader<F> {
     /// As of [`SnapshotReader::next_chunk`].
     pub fn skip_chunk(&mut self) -> Result<bool, OpenError> {
         let offset = self.at;
-        let lengths = self.bytes_at(offset, CRC_BYTES)?;
-        if self.ended || lengths.as_ref() == [0; 4] {
+        if self.ended || self.bytes_at(offset, CRC_BYTES)?.as_ref() == [0; 4] {
             return Ok(self.next_part()?.is_some());
         }
         let (length, raw_length) = self.chunk_lengths()?;
@@ -370,6 +369,15 @@ impl<F: Fs> SnapshotReader<F> {
         self.chunks += 1;
         self.raw_bytes += raw_length as u64;
         Ok(true)
+    }
+
+    /// Goes back to the first chunk. Works also when the file was removed meanwhile.
+    ///
+    /// # Errors
+    /// As of [`SnapshotReader::next_chunk`].
+    pub fn rewind(&mut self) -> Result<(), OpenError> {
+        (self.at, self.crc, self.chunks, self.raw_bytes, self.ended) = (0, 0, 0, 0, false);
+        self.read_head()
     }
 
     /// Reads everything once, without decompressing it.
@@ -639,6 +647,15 @@ mod tests {
                 }
                 assert!(!reader.skip_chunk().unwrap());
                 assert!(reader.next_chunk().unwrap().is_none());
+                assert!(!reader.skip_chunk().unwrap());
+                fs.remove(&path(Path::new(DIR), header(9).last)).ok();
+                reader.rewind().unwrap();
+                assert_eq!(reader.chunks(), 0);
+                for chunk in &chunks {
+                    assert_eq!(reader.next_chunk().unwrap().as_ref(), Some(chunk));
+                }
+                assert!(reader.next_chunk().unwrap().is_none());
+                let _ = write(&fs, 9, &chunks).unwrap();
             }
         }
     }

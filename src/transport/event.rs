@@ -98,6 +98,10 @@ impl Event {
                 message: Message::AppendEntries(append),
                 ..
             }) => append.entries.iter().map(|entry| entry.size_bytes()).sum(),
+            Event::Raft(Envelope {
+                message: Message::InstallSnapshot(install),
+                ..
+            }) => install.size_bytes(),
             Event::Call { command: bytes, .. }
             | Event::Answer {
                 result: Ok(bytes), ..

@@ -1,9 +1,9 @@
 //! What waits to be written on one connection, in two lanes, and the calls that wait for answers there.
 //!
 //! The urgent lane holds what is small and keeps the cluster together: votes, heartbeats, answers. The bulk
-//! lane holds entries and forwarded commands, first in, first out. Each write takes everything urgent and
-//! then as much of the bulk lane as fits into [`GATHER_BYTES`], and at least one frame of it: a small frame
-//! waits for one such write at most (trap 3.27), and a large one is never starved.
+//! lane holds entries, chunks of snapshots and forwarded commands, first in, first out. Each write takes
+//! everything urgent and then as much of the bulk lane as fits into [`GATHER_BYTES`], and at least one frame of
+//! it: a small frame waits for one such write at most (trap 3.27), and a large one is never starved.
 //!
 //! Memory: each lane is bounded by `queue_max_bytes` and `queue_max_frames`, the calls by `calls_max`. What
 //! does not fit is not taken; nobody waits here.
@@ -153,7 +153,7 @@ impl Outbox {
 fn is_bulk(frame: &Frame) -> bool {
     match frame {
         Frame::Raft {
-            message: Message::AppendEntries(_),
+            message: Message::AppendEntries(_) | Message::InstallSnapshot(_),
             ..
         }
         | Frame::Forward { .. } => true,

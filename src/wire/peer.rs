@@ -168,6 +168,10 @@ impl Frame {
                     message: Message::AppendEntries(append),
                     ..
                 } => append.entries.iter().map(Entry::size_bytes).sum(),
+                Frame::Raft {
+                    message: Message::InstallSnapshot(install),
+                    ..
+                } => install.size_bytes(),
                 Frame::Forward { command: bytes } | Frame::ForwardResponse { reply: bytes } => bytes.len(),
                 _ => 0,
             }

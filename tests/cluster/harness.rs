@@ -93,7 +93,9 @@ pub struct Status {
     pub leader: Option<u64>,
     pub commit: u64,
     pub applied: u64,
+    pub first_index: u64,
     pub last_index: u64,
+    pub snapshot_index: u64,
     pub keys: u64,
     pub state_hash: String,
 }
@@ -241,6 +243,18 @@ impl Cluster {
     /// A folder that goes with the cluster, on the disk that its nodes write to.
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// The data folder of node `id`.
+    pub fn data_folder(&self, id: u64) -> PathBuf {
+        self.node(id).config.with_extension("data")
+    }
+
+    /// How many lines of node `id`'s log say all of that.
+    pub fn log_lines(&self, id: u64, texts: &[&str]) -> usize {
+        let log = fs::read_to_string(&self.node(id).log).unwrap();
+        let says = |line: &&str| texts.iter().all(|text| line.contains(text));
+        log.lines().filter(says).count()
     }
 
     /// A new connection to node `id`.

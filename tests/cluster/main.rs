@@ -22,6 +22,7 @@ mod diary;
 mod elections;
 mod hostile;
 mod partitions;
+mod snapshots;
 
 /// The binary under test.
 fn raftline() -> std::path::PathBuf {

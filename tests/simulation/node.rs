@@ -5,11 +5,13 @@
 
 use bytes::Bytes;
 use raftline::base::rng::Rng;
-use raftline::kv::{Garbage, Store};
+use raftline::kv::{Garbage, Store, View};
 use raftline::node::{Host, Machine, MachineOptions, Now, Submission};
 use raftline::raft::{
-    self, Addresses, Batch, Envelope, Index, Membership, NodeId, Raft, Recovered, Ticks, Window,
+    self, Addresses, Batch, EntryId, Envelope, Index, Membership, NodeId, Raft, Recovered, SnapshotHeader,
+    Ticks, Window,
 };
+use raftline::storage::Committed;
 use raftline::transport::CallError;
 
 use crate::disk::{Disk, Done, Job};
@@ -74,6 +76,11 @@ impl Host for Effects {
     fn persist(&mut self, batch: Batch) {
         self.list.push(Effect::Disk(Job::Persist(batch)));
     }
+    // No node of this world takes snapshots yet.
+    fn send_chunk(&mut self, _: Envelope) {}
+    fn store_chunk(&mut self, _: Envelope) {}
+    fn take_snapshot(&mut self, _: SnapshotHeader, _: View) {}
+    fn adopt_snapshot(&mut self, _: Committed, _: EntryId) {}
     fn measure_free_space(&mut self) {
         self.list.push(Effect::Disk(Job::MeasureFreeSpace));
     }
@@ -199,6 +206,7 @@ impl Node {
             max_pending: setup.max_pending,
             max_memory_bytes: 0,
             min_free_space_bytes: 16 << 10,
+            snapshot_log_bytes: u64::MAX,
         };
         let effects = Effects {
             list: Vec::new(),

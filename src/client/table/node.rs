@@ -46,7 +46,7 @@ pub(super) const ROWS: &[Row] = &[
         flags: &[Flag::Admin],
         keys: Keys::NONE,
         parse: raft,
-        syntax: "STATUS|MEMBERS|TRANSFER [id]|HELP",
+        syntax: "STATUS|MEMBERS|TRANSFER [id]|SNAPSHOT|HELP",
         summary: "the consensus underneath: status as JSON, members, handing leadership over",
     },
     Row {
@@ -72,7 +72,7 @@ pub(super) const ROWS: &[Row] = &[
 ];
 
 /// The commands under RAFT: name, further words, help. The last ones are still to come.
-const RAFT_HELP: [(&str, &str, &str); 4] = [
+const RAFT_HELP: [(&str, &str, &str); 5] = [
     (
         "STATUS",
         "",
@@ -87,6 +87,11 @@ const RAFT_HELP: [(&str, &str, &str); 4] = [
         "TRANSFER",
         " [id]",
         "hands leadership to this voter, or to the most up-to-date one; +OK when done",
+    ),
+    (
+        "SNAPSHOT",
+        "",
+        "this node writes a snapshot of its state now and drops the log behind it; +OK when done",
     ),
     ("HELP", "", "this list"),
 ];
@@ -104,7 +109,8 @@ fn raft(args: &Args<'_>) -> Result<Action, Error> {
                 _ => Err(err("a node's id is a number from 1 on, see RAFT MEMBERS")),
             }
         }
-        b"ADD" | b"PROMOTE" | b"REMOVE" | b"SNAPSHOT" | b"VERIFY" => Err(err(format!(
+        b"SNAPSHOT" => args.expect_len(2).map(|()| Action::Snapshot),
+        b"ADD" | b"PROMOTE" | b"REMOVE" | b"VERIFY" => Err(err(format!(
             "RAFT {} is not built yet; nothing was done",
             args.shown(1).to_ascii_uppercase()
         ))),
