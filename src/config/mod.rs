@@ -8,7 +8,7 @@
 //! The file is walked by hand over the parser's spanned tree instead of through serde: serde's errors name a
 //! key or a place but not both, end at the first one, and cannot tell the file from the environment.
 //!
-//! What is missing: `[tls]`, `[auth]`, `raft.read_mode = "lease"` and `cluster.join = true` are read, checked
+//! What is missing: `[tls]`, `[auth]` and `raft.read_mode = "lease"` are read, checked
 //! and then refused as not built yet. `limits.once_window` and `storage.snapshot_log_bytes` are read and checked
 //! and have no effect yet.
 
@@ -66,7 +66,10 @@ pub struct Listen {
 pub struct Cluster {
     /// A peer of another name is refused at the handshake; default `raftline`.
     pub name: String,
-    /// The first membership, by id; ignored once `data_dir` holds state. No default.
+    /// Whether the node starts without a membership and waits for RAFT ADD; ignored once `data_dir` holds state.
+    /// Default false.
+    pub join: bool,
+    /// The first membership, by id; empty if the node joins; ignored once `data_dir` holds state. No default.
     pub members: Vec<Member>,
 }
 
@@ -192,12 +195,15 @@ impl Config {
 
     /// One line for people: who this node is and where it listens.
     pub fn summary(&self) -> String {
-        let members = self.cluster.members.len();
+        let members = match self.cluster.members.len() {
+            0 => "joining".into(),
+            1 => "with 1 member".into(),
+            count => format!("with {count} members"),
+        };
         format!(
-            "node {} of cluster \"{}\" with {members} member{}; clients on {}, peers on {}, admin {}; data in {}",
+            "node {} of cluster \"{}\" {members}; clients on {}, peers on {}, admin {}; data in {}",
             self.node.id,
             self.cluster.name,
-            if members == 1 { "" } else { "s" },
             self.listen.client,
             self.listen.peer,
             match &self.listen.admin {

@@ -1,7 +1,7 @@
 //! The one task that owns Raft and the state machine. It waits for anything to happen, takes all that has
 //! happened, lets the [`Machine`] work, and waits again.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -18,7 +18,7 @@ use super::request::{Answer, Outcome, Submission};
 use crate::kv::{Code, Garbage, Reply, Store};
 use crate::raft::{self, Batch, Envelope, Index, Membership, NodeId, Raft, Ticks};
 use crate::storage::{self, Storage, fs::RealFs};
-use crate::transport::{self, CallId, Event, EventReceiver, Transport};
+use crate::transport::{self, CallId, Event, EventReceiver, Members, Transport};
 
 /// Everything a node is made of.
 #[derive(Debug)]
@@ -62,6 +62,12 @@ pub enum NodeError {
     /// A write to the disk failed.
     #[error("{0}; the node stops, because it no longer knows what its disk holds")]
     Disk(String),
+    /// RAFT REBUILD was asked for.
+    #[error(
+        "as RAFT REBUILD asks, the data folder is marked to be fetched anew: start this node again (systemd does it), \
+         and it fetches everything from the others"
+    )]
+    Rebuild,
     /// The log holds what this version can't read.
     #[error(transparent)]
     Unreadable(#[from] UnreadableEntry),
@@ -102,6 +108,11 @@ pub async fn run(
     let clock = Clock {
         origin: Instant::now(),
     };
+    // What a leader knows of its own data folder need not be told to the log by an entry of its own.
+    let own = options.raft.id;
+    if options.membership.addresses.contains_key(&own) {
+        options.membership.incarnations.insert(own, identity.incarnation);
+    }
     let recovered = raft::Recovered {
         hard_state: recovered.hard_state,
         membership: options.membership,
@@ -109,8 +120,10 @@ pub async fn run(
         ..raft::Recovered::default()
     };
     let raft = Raft::new(options.raft, recovered, clock.now().ticks);
-    let peers = peer_addresses(raft.status().membership);
-    let (transport, events) = Transport::start(options.transport, listener, peers.clone(), random_u64()?);
+    let (index, membership) = (raft.status().membership_index, raft.status().membership.clone());
+    let peers = membership.addresses.keys().copied().collect();
+    let members = Members::new(index, membership);
+    let (transport, events) = Transport::start(options.transport, listener, members, random_u64()?);
     let transport = Arc::new(transport);
     counters(Arc::clone(&transport));
     let (disk, done) = Disk::start(storage).map_err(|error| NodeError::System {
@@ -187,14 +200,6 @@ fn random_bytes(bytes: &mut [u8]) -> std::io::Result<()> {
     std::fs::File::open("/dev/urandom")?.read_exact(bytes)
 }
 
-fn peer_addresses(membership: &Membership) -> BTreeMap<NodeId, String> {
-    membership
-        .addresses
-        .iter()
-        .map(|(id, addresses)| (*id, addresses.peer.clone()))
-        .collect()
-}
-
 /// The driver's time.
 #[derive(Clone, Copy, Debug)]
 struct Clock {
@@ -220,7 +225,7 @@ struct Links {
     clock: Clock,
     transport: Arc<Transport>,
     disk: Disk,
-    peers: BTreeMap<NodeId, String>,
+    peers: BTreeSet<NodeId>,
 }
 
 impl Host for Links {
@@ -260,14 +265,19 @@ impl Host for Links {
     }
 
     fn tell_state_hash(&mut self, index: Index, hash: u64) {
-        for peer in self.peers.keys() {
+        for peer in &self.peers {
             self.transport.tell_state_hash(*peer, index, hash);
         }
     }
 
-    fn adopt_membership(&mut self, membership: &Membership) {
-        self.peers = peer_addresses(membership);
-        self.transport.set_peers(self.peers.clone());
+    fn adopt_membership(&mut self, index: Index, membership: &Membership) {
+        self.peers = membership.addresses.keys().copied().collect();
+        self.transport
+            .set_members(Members::new(index, membership.clone()));
+    }
+
+    fn mark_rebuild(&mut self) {
+        self.disk.mark_rebuild();
     }
 
     fn adopt_cluster_id(&mut self, cluster_id: [u8; 16]) {
@@ -369,6 +379,10 @@ impl Driver {
             match done {
                 Done::Persisted => self.machine.on_persisted(),
                 Done::FreeSpace(bytes) => self.machine.on_free_space(bytes),
+                Done::MarkedRebuild => {
+                    self.machine.on_rebuild_marked();
+                    return Err(NodeError::Rebuild);
+                }
                 Done::Failed(reason) => return Err(NodeError::Disk(reason)),
             }
         }
@@ -386,7 +400,8 @@ impl Driver {
     fn on_event(&mut self, event: Event) {
         let machine = &mut self.machine;
         match event {
-            Event::Connected { peer } => machine.on_connected(peer),
+            Event::Connected { peer, incarnation } => machine.on_connected(peer, incarnation),
+            Event::Refused { peer, refusal } => machine.on_refused(peer, refusal),
             Event::Disconnected { peer, by_peer } => {
                 machine.on_disconnected(peer, by_peer);
                 if !self.links.transport.is_connected(peer) {

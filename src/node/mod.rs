@@ -5,20 +5,27 @@
 //! files and clocks, so that the simulation can run it as it is. To read in this order: `request`, `machine`,
 //! `writes`, `waiters`, `reads`, `driver`, `persist`.
 //!
-//! Not here yet: snapshots, changes of the membership, stepping down when the disk stalls.
+//! `members` is whom this node knows and how they stand, `changes` what somebody wants changed there, `verify` the
+//! comparison of all states.
+//!
+//! Not here yet: snapshots.
 
+mod changes;
 mod driver;
 mod forward;
 mod hashes;
 mod host;
 mod machine;
+mod members;
 mod persist;
 mod picture;
 mod reads;
+mod rebuild;
 mod request;
 mod status;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod waiters;
 mod writes;
 
@@ -27,7 +34,7 @@ use tokio::sync::mpsc;
 pub use driver::{NodeError, Options, Pulse, run};
 pub use host::{Host, Now};
 pub use machine::{Machine, Options as MachineOptions, UnreadableEntry};
-pub use request::{Answer, Answers, Operation, Outcome, ReadMode, Request, Submission};
+pub use request::{Answer, Answers, MembershipChange, Operation, Outcome, ReadMode, Request, Submission};
 pub use status::{Member, MemberProgress, Role, Status};
 
 /// A handle to a running node; cheap to clone.

@@ -25,6 +25,8 @@ pub enum Done {
     Persisted,
     /// So many bytes are free on the disk.
     FreeSpace(u64),
+    /// The data folder is marked to be fetched anew with the next start.
+    MarkedRebuild,
     /// A write failed: the process must end, because what is on the disk is no longer known (trap 3.29).
     Failed(String),
 }
@@ -34,6 +36,7 @@ enum Job {
     Persist(Batch),
     SetClusterId([u8; 16]),
     MeasureFreeSpace,
+    MarkRebuild,
 }
 
 const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
@@ -74,6 +77,11 @@ impl Disk {
         let _ = self.jobs.send(Job::SetClusterId(cluster_id));
     }
 
+    /// Marks the data folder to be fetched anew with the next start; `Done::MarkedRebuild` follows.
+    pub fn mark_rebuild(&self) {
+        let _ = self.jobs.send(Job::MarkRebuild);
+    }
+
     /// Looks how much is free; `Done::FreeSpace` follows.
     pub fn measure_free_space(&self) {
         let _ = self.jobs.send(Job::MeasureFreeSpace);
@@ -108,6 +116,11 @@ fn work<F: Fs>(
                 false
             }
             Job::MeasureFreeSpace => true,
+            Job::MarkRebuild => {
+                storage.mark_recovering().map_err(|error| error.to_string())?;
+                let _ = done.send(Done::MarkedRebuild);
+                false
+            }
         };
         if measure {
             measured = Some(Instant::now());

@@ -25,6 +25,17 @@ impl Memberships {
         self.history.last().map_or(&NONE, |(_, membership)| membership)
     }
 
+    /// The index of the entry that brought the membership in force; 0 for that of the bootstrap.
+    pub fn latest_index(&self) -> Index {
+        self.history.last().map_or(Index(0), |(index, _)| *index)
+    }
+
+    /// The latest membership that is committed, and so can't be taken back.
+    pub fn committed(&self) -> &Membership {
+        static NONE: Membership = Membership::NONE;
+        self.history.first().map_or(&NONE, |(_, membership)| membership)
+    }
+
     /// Whether the log or the snapshot names the membership in force; `false` for that of the bootstrap.
     pub fn is_recorded(&self) -> bool {
         self.history.last().is_some_and(|(index, _)| *index > Index(0))

@@ -386,6 +386,10 @@ impl Raft {
             last_log: self.log.last(),
             log_durable: self.durability.log_durable(),
             membership: self.memberships.latest(),
+            membership_index: self.memberships.latest_index(),
+            committed_membership: self.memberships.committed(),
+            is_changing: self.is_changing(),
+            is_removed: self.is_removed(),
             has_committed_in_term: self.has_committed_in_term(),
             followers: self.followers(),
         }
@@ -457,8 +461,16 @@ pub struct Status<'a> {
     pub last_log: EntryId,
     /// The log is durable here up to this index.
     pub log_durable: Index,
-    /// The membership in force.
+    /// The membership in force: the latest in the log, committed or not.
     pub membership: &'a Membership,
+    /// The index of the entry that brought it; 0 for that of the bootstrap.
+    pub membership_index: Index,
+    /// The latest membership that is committed.
+    pub committed_membership: &'a Membership,
+    /// [`Raft::is_changing`].
+    pub is_changing: bool,
+    /// [`Raft::is_removed`].
+    pub is_removed: bool,
     /// Whether this server leads and has committed an entry of its term: only then does it know the commit
     /// index (Raft 8).
     pub has_committed_in_term: bool,

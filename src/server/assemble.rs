@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Parts, Running, ServerError};
 use crate::admin::Metrics;
+use crate::base::address::is_unspecified;
 use crate::client::{self, Service};
 use crate::config::Config;
 use crate::kv::Reply;
@@ -123,6 +124,7 @@ fn node_options(config: &Config, mut watchdog: Watchdog) -> node::Options {
         machine: MachineOptions {
             cluster_name: config.cluster.name.clone(),
             incarnation: 0,
+            addresses: own_addresses(config),
             request_timeout_ms: to_ms(config.limits.request_timeout),
             max_pending: config.limits.max_pending,
             max_memory_bytes: config.limits.max_memory.unwrap_or(0),
@@ -168,6 +170,29 @@ fn raft_options(config: &Config) -> raft::Options {
         max_log_bytes: to_usize(config.storage.snapshot_log_bytes)
             .saturating_mul(4)
             .max(UNCOMMITTED_MAX_BYTES),
+    }
+}
+
+/// Where others reach this node, as far as the configuration knows: for the command that adds it.
+fn own_addresses(config: &Config) -> Addresses {
+    let own = config
+        .cluster
+        .members
+        .iter()
+        .find(|member| member.id == config.node.id);
+    if let Some(member) = own {
+        return Addresses {
+            peer: member.peer.clone(),
+            client: member.client.clone(),
+        };
+    }
+    let reached = |listen: &str| match listen.rsplit_once(':') {
+        Some((_, port)) if is_unspecified(listen) => format!("THIS-HOST:{port}"),
+        _ => listen.to_owned(),
+    };
+    Addresses {
+        peer: reached(&config.listen.peer),
+        client: reached(&config.listen.client),
     }
 }
 

@@ -161,6 +161,16 @@ impl<F: Fs> Storage<F> {
         self.remember_failure(done)
     }
 
+    /// Marks the data folder, durably, to be emptied with the next start and fetched anew from the other nodes.
+    ///
+    /// # Errors
+    /// As of [`Storage::persist`].
+    pub fn mark_recovering(&mut self) -> Result<(), PersistError> {
+        Err(PersistError::Refused(
+            "rebuilding a data folder is not built yet".into(),
+        ))
+    }
+
     /// Writes down the cluster that this node belongs to, durably. Saying the same again changes nothing.
     ///
     /// # Errors
