@@ -160,10 +160,6 @@ const WRONG: &[(&str, &[&str])] = &[
              expected at most half of raft.election_timeout, which is \"1s\""],
     ),
     (
-        "[raft]\nread_mode = \"lease\"",
-        &["c.toml:9: raft.read_mode: found \"lease\"", "not built yet"],
-    ),
-    (
         "[raft]\nread_mode = \"any\"",
         &["c.toml:9: raft.read_mode: found \"any\", expected \"quorum\" or \"lease\""],
     ),

@@ -8,7 +8,7 @@
 //! The file is walked by hand over the parser's spanned tree instead of through serde: serde's errors name a
 //! key or a place but not both, end at the first one, and cannot tell the file from the environment.
 //!
-//! What is missing: `[tls]`, `[auth]` and `raft.read_mode = "lease"` are read, checked
+//! What is missing: `[tls]` and `[auth]` are read, checked
 //! and then refused as not built yet. `limits.once_window` and `storage.snapshot_log_bytes` are read and checked
 //! and have no effect yet.
 
@@ -97,6 +97,11 @@ pub struct Raft {
     pub max_batch_bytes: u64,
     /// A leader whose disk finishes nothing for so long steps down; 10 ms to 1 h, default 2 s.
     pub disk_stall_timeout: Duration,
+    /// `read_mode = "lease"`: connections read by the leader's lease unless they say otherwise, and this node gives the
+    /// promise that leases rest on.
+    pub lease_reads: bool,
+    /// By how much one clock may run faster than another, from 0 to below 1; only for leases.
+    pub max_clock_drift: f64,
 }
 
 /// `[storage]`.

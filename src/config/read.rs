@@ -136,11 +136,7 @@ fn raft(source: &mut Source) -> Raft {
             .filter(|mode| ["quorum", "lease"].contains(mode))
             .map(String::from)
     });
-    if mode.as_deref() == Some("lease") {
-        let expected = "\"quorum\": lease reads are not built yet";
-        source.refuse_key("raft.read_mode", "\"lease\"", expected);
-    }
-    source.read(table, "max_clock_drift", "a number from 0 to below 1", |item| {
+    let drift = source.read(table, "max_clock_drift", "a number from 0 to below 1", |item| {
         item.number().filter(|drift| (0.0..1.0).contains(drift))
     });
     let ms = Duration::from_millis;
@@ -149,6 +145,8 @@ fn raft(source: &mut Source) -> Raft {
         election_timeout: span(source, table, "election_timeout", ms(2)..=HOUR, ms(500)),
         max_inflight: count(source, table, "max_inflight", 1..=65_536, 256),
         max_batch_bytes: size(source, table, "max_batch_bytes", KIB..=64 * MIB, MIB),
+        lease_reads: mode.as_deref() == Some("lease"),
+        max_clock_drift: drift.unwrap_or(0.2),
         disk_stall_timeout: span(source, table, "disk_stall_timeout", ms(10)..=HOUR, ms(2000)),
     }
 }

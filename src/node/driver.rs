@@ -11,7 +11,8 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::host::{Host, Now};
+use super::clock::Clock;
+use super::host::Host;
 use super::machine::{self, Machine, UnreadableEntry};
 use super::persist::{Disk, Done};
 use super::request::{Answer, Outcome, Submission};
@@ -105,9 +106,7 @@ pub async fn run(
     options.raft.seed = random_u64()?;
     options.transport.cluster_id = identity.cluster_id;
     options.transport.incarnation = identity.incarnation;
-    let clock = Clock {
-        origin: Instant::now(),
-    };
+    let clock = Clock::start();
     // What a leader knows of its own data folder need not be told to the log by an entry of its own.
     let own = options.raft.id;
     if options.membership.addresses.contains_key(&own) {
@@ -198,26 +197,6 @@ fn random_u64() -> Result<u64, NodeError> {
 fn random_bytes(bytes: &mut [u8]) -> std::io::Result<()> {
     use std::io::Read;
     std::fs::File::open("/dev/urandom")?.read_exact(bytes)
-}
-
-/// The driver's time.
-#[derive(Clone, Copy, Debug)]
-struct Clock {
-    origin: Instant,
-}
-
-impl Clock {
-    fn now(&self) -> Now {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now {
-            ticks: Ticks(self.origin.elapsed().as_millis() as u64),
-            wall_ms: wall.as_millis() as u64,
-        }
-    }
-
-    fn instant(&self, ticks: Ticks) -> Instant {
-        self.origin + Duration::from_millis(ticks.0)
-    }
 }
 
 /// What the machine has done for it.

@@ -232,8 +232,12 @@ impl<C> Machine<C> {
         let read = Read { query, local };
         match mode {
             ReadMode::Stale => self.answer_read(read),
+            ReadMode::Quorum => self.reads.push(read),
             // Without a lease a quorum confirms the read, which is always right (Diss. 6.4).
-            ReadMode::Quorum | ReadMode::Lease => self.reads.push(read),
+            ReadMode::Lease => match self.raft.lease_read() {
+                Some(index) => self.reads.push_confirmed(read, index, self.request_deadline()),
+                None => self.reads.push(read),
+            },
         }
     }
 

@@ -11,6 +11,7 @@
 //! Not here yet: snapshots.
 
 mod changes;
+mod clock;
 mod driver;
 mod forward;
 mod hashes;

@@ -97,6 +97,13 @@ impl<C> Machine<C> {
                 leaderless_ms / 1000
             ));
         }
+        if self.raft.is_disk_stalled() {
+            problems.push(
+                "the disk has not finished a write for longer than raft.disk_stall_timeout: this node neither leads \
+                 nor campaigns until it does; see whether the disk or what it is attached by hangs"
+                    .into(),
+            );
+        }
         if self.free_space_bytes < self.options.min_free_space_bytes {
             problems.push(format!(
                 "{} bytes are free on the disk, less than storage.min_free_space ({}): writes are refused; make room",

@@ -25,6 +25,9 @@ pub struct ReadQueue {
     len: usize,
 }
 
+/// The ticket of batches that no quorum has to confirm.
+const LEASED: u64 = 0;
+
 #[derive(Debug)]
 struct Batch {
     ticket: u64,
@@ -44,6 +47,22 @@ impl ReadQueue {
     pub fn push(&mut self, read: Read) {
         self.gathering.push(read);
         self.len += 1;
+    }
+
+    /// A read that a lease has confirmed: it may be answered from a state that has applied this index.
+    pub fn push_confirmed(&mut self, read: Read, read_index: Index, deadline: Ticks) {
+        self.len += 1;
+        match self.batches.back_mut() {
+            Some(last) if last.ticket == LEASED && last.read_index == Some(read_index) => {
+                last.reads.push(read)
+            }
+            _ => self.batches.push_back(Batch {
+                ticket: LEASED,
+                deadline,
+                reads: vec![read],
+                read_index: Some(read_index),
+            }),
+        }
     }
 
     /// The reads gathered so far become one batch; its ticket is to be confirmed.
@@ -99,7 +118,8 @@ impl ReadQueue {
             .collect();
         let wanted = self
             .batches
-            .front()
+            .iter()
+            .find(|batch| batch.ticket != LEASED)
             .map_or(self.tickets + 1, |batch| batch.ticket);
         (self.emptied(overdue), wanted)
     }

@@ -57,7 +57,9 @@ impl Raft {
     }
 
     pub(super) fn on_election_timeout(&mut self) {
-        if self.memberships.latest().is_voter(self.options.id) {
+        let id = self.options.id;
+        let may_campaign = !self.is_recovering() && !self.is_disk_stalled() && !self.has_promised_other(id);
+        if may_campaign && self.memberships.latest().is_voter(id) {
             self.campaign(Phase::PreVote, false);
         } else {
             self.restart_election_timer();
@@ -68,6 +70,9 @@ impl Raft {
     pub(super) fn on_leader_gone(&mut self, peer: NodeId) {
         let wait_ms = self.random_short_wait_ms();
         let deadline = self.now.after(wait_ms);
+        if self.options.promises_lease {
+            return;
+        }
         if let Role::Follower(follower) = &mut self.role
             && follower.leader == Some(peer)
         {
@@ -126,8 +131,11 @@ impl Raft {
     }
 
     pub(super) fn on_pre_vote(&mut self, from: NodeId, term: Term, request_id: u64, request: RequestVote) {
-        let vote_granted =
-            term >= self.hard_state.term && request.last_log >= self.log.last() && !self.hears_leader(from);
+        let vote_granted = term >= self.hard_state.term
+            && request.last_log >= self.log.last()
+            && !self.hears_leader(from)
+            && !self.is_disk_stalled()
+            && !self.is_recovering();
         let response = VoteResponse {
             round: request.round,
             vote_granted,
@@ -138,6 +146,9 @@ impl Raft {
     /// Whether this server leads, or has heard a leader, other than the one who asks, within the shortest
     /// election timeout (Diss. 4.2.3).
     fn hears_leader(&self, asker: NodeId) -> bool {
+        if self.has_promised_other(asker) {
+            return true;
+        }
         match &self.role {
             Role::Leader(_) => true,
             Role::Candidate(_) => false,
@@ -165,6 +176,8 @@ impl Raft {
         }
         let HardState { term: current, vote } = self.hard_state;
         let vote_granted = term == current
+            && !sticks
+            && !self.is_recovering()
             && vote.is_none_or(|voted_for| voted_for == from)
             && request.last_log >= self.log.last();
         if vote_granted && vote.is_none() {
@@ -230,6 +243,7 @@ impl Raft {
         };
         let holds =
             self.log.holds(request.last_log) && self.durability.log_durable() >= request.last_log.index;
+        let holds = holds && !self.is_disk_stalled() && !self.is_recovering();
         if follower.leader == Some(from) && holds && self.memberships.latest().is_voter(self.options.id) {
             self.campaign(Phase::Vote, true);
         }

@@ -102,6 +102,7 @@ impl Raft {
             Role::Candidate(_) => self.become_follower(self.hard_state.term, Some(from)),
         }
         self.restart_election_timer();
+        self.renew_promise(from);
         true
     }
 
@@ -109,7 +110,10 @@ impl Raft {
         if !self.hear_leader(from) {
             return;
         }
-        let answer = answer_to(&request);
+        let answer = AppendEntriesResponse {
+            recovering: self.is_recovering(),
+            ..answer_to(&request)
+        };
         if !self.log.holds(request.prev_log) {
             let conflict = Some(self.log.conflict_at(request.prev_log.index));
             let refused = AppendEntriesResponse { conflict, ..answer };
@@ -174,8 +178,8 @@ impl Raft {
         let response = HeartbeatResponse {
             session: request.session,
             read_round: request.read_round,
-            recovering: false,
-            promises_lease: false,
+            recovering: self.is_recovering(),
+            promises_lease: self.options.promises_lease,
         };
         self.send(from, request_id, Message::HeartbeatResponse(response));
     }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::lease::Lease;
 use super::message::{
     AppendEntries, AppendEntriesResponse, Heartbeat, HeartbeatResponse, Message, TimeoutNow,
 };
@@ -10,6 +11,7 @@ use super::node::{ProposeError, Raft, Role, TransferError};
 use super::progress::{Progress, Sent};
 use super::quorum;
 use super::read::Rounds;
+use super::reconfigure::Reconfiguration;
 use super::types::{EntryId, Index, NodeId, Payload, Ticks};
 
 /// A server that leads its term.
@@ -27,8 +29,12 @@ pub(super) struct Leader {
     pub uncommitted_bytes: usize,
     /// ReadIndex.
     pub rounds: Rounds,
+    /// What lets it read without asking.
+    pub lease: Lease,
     /// The hand-over under way.
     pub transfer: Option<Transfer>,
+    /// Servers that come, go or recover.
+    pub reconfiguration: Reconfiguration,
 }
 
 /// A hand-over of leadership (Diss. 3.10). While it lasts, nothing is proposed and no round of reads begins.
@@ -55,21 +61,19 @@ impl Raft {
     pub(super) fn become_leader(&mut self) {
         let now = self.now;
         let next_index = self.log.last().index.next();
-        let others: Vec<NodeId> = self.memberships.latest().others(self.options.id).collect();
-        let progress = others
-            .into_iter()
-            .map(|id| (id, Progress::new(next_index, self.next_number(), now)))
-            .collect();
         let uncommitted_bytes = self.log.size_bytes(self.commit_index, self.log.last().index);
-        self.role = Role::Leader(Leader {
-            progress,
+        self.role = Role::Leader(Box::new(Leader {
+            progress: BTreeMap::new(),
             term_start: next_index,
             heartbeat_due: now,
             quorum_check_due: now.after(self.options.election_timeout_ms),
             uncommitted_bytes,
             rounds: Rounds::starting_after(self.next_number()),
+            lease: Lease::default(),
             transfer: None,
-        });
+            reconfiguration: Reconfiguration::default(),
+        }));
+        self.begin_progress();
         tracing::info!(term = %self.hard_state.term, last_index = %self.log.last().index, "became leader");
         self.append_unchecked(Payload::Noop);
         self.reads.ask_again();
@@ -88,10 +92,9 @@ impl Raft {
         }
     }
 
-    fn append_unchecked(&mut self, payload: Payload) -> EntryId {
+    pub(super) fn append_unchecked(&mut self, payload: Payload) -> EntryId {
         if let Payload::Membership(membership) = &payload {
-            self.memberships
-                .append(self.log.last().index.next(), membership.clone());
+            self.enter_membership(self.log.last().index.next(), membership.clone());
         }
         let id = self.log.append(self.hard_state.term, payload);
         let bytes = self.log.entry(id.index).map_or(0, |entry| entry.size_bytes());
@@ -103,12 +106,13 @@ impl Raft {
 
     pub(super) fn tick_leader(&mut self) {
         self.check_quorum();
+        self.check_disk();
         self.abandon_overdue_transfer();
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
         if leader.heartbeat_due <= self.now {
-            leader.rounds.start_next();
+            leader.start_round(self.now);
             self.probe_the_silent();
             self.broadcast_heartbeat();
         }
@@ -132,6 +136,20 @@ impl Raft {
         } else {
             leader.quorum_check_due = heard.after(timeout_ms);
         }
+    }
+
+    /// A leader whose disk finishes nothing goes: it could commit without itself and never learn that its disk is gone
+    /// (Diss. 10.2.1, trap 3.28). Who has all of its log may begin at once.
+    fn check_disk(&mut self) {
+        if !matches!(self.role, Role::Leader(_)) || !self.is_disk_stalled() {
+            return;
+        }
+        let timeout_ms = self.options.disk_stall_timeout_ms;
+        tracing::error!(term = %self.hard_state.term, timeout_ms, "the disk finishes nothing; stepping down");
+        if self.transfer(None).is_ok() {
+            self.continue_transfer();
+        }
+        self.become_follower(self.hard_state.term, None);
     }
 
     /// A request that stays without answer was lost: send it again (Raft 5.3, "retries indefinitely").
@@ -268,6 +286,7 @@ impl Raft {
         let agreement = response
             .conflict
             .map(|conflict| self.log.agreement_with(conflict));
+        self.note_answer_of_recovering(from, response.session, response.recovering);
         let Some(progress) = self.answering(from, response.session) else {
             return;
         };
@@ -288,8 +307,10 @@ impl Raft {
     }
 
     pub(super) fn on_heartbeat_response(&mut self, from: NodeId, response: HeartbeatResponse) {
+        self.note_answer_of_recovering(from, response.session, response.recovering);
         if let Some(progress) = self.answering(from, response.session) {
             progress.read_round = progress.read_round.max(response.read_round);
+            progress.promises_lease = response.promises_lease;
             self.confirm_reads();
         }
     }
@@ -345,15 +366,17 @@ impl Raft {
         // In an idle cluster a dead voter's log is as long as any: one that answers comes first.
         let (now, patience_ms) = (self.now, 3 * self.options.heartbeat_interval_ms);
         let answers = |progress: &Progress| now.since(progress.last_answer) <= patience_ms;
+        let recovering = &leader.reconfiguration.recovering;
+        let may_lead = |peer: &NodeId| voters.contains(peer) && !recovering.contains(peer);
         let best = leader
             .progress
             .iter()
-            .filter(|(peer, _)| voters.contains(peer))
+            .filter(|(peer, _)| may_lead(peer))
             .max_by_key(|(_, progress)| (answers(progress), progress.match_index, progress.last_answer))
             .map(|(peer, _)| *peer);
         let target = target
             .or(best)
-            .filter(|target| voters.contains(target))
+            .filter(may_lead)
             .ok_or(TransferError::NoSuchVoter)?;
         if target != id {
             leader.transfer = Some(Transfer {
@@ -381,6 +404,7 @@ impl Raft {
             .is_some_and(|progress| progress.match_index == last_log.index)
         {
             transfer.is_sent = true;
+            leader.lease.revoke();
             let envelope = self.envelope(target, 0, Message::TimeoutNow(TimeoutNow { last_log }));
             self.durability.send(envelope);
         }
@@ -398,19 +422,29 @@ impl Raft {
 }
 
 impl Leader {
+    /// The follower's progress, unless it counts for nothing: it recovers what it once acknowledged (trap 3.31).
+    pub(super) fn counting(&self, peer: NodeId) -> Option<&Progress> {
+        let is_recovering = self.reconfiguration.recovering.contains(&peer);
+        self.progress.get(&peer).filter(|_| !is_recovering)
+    }
+
     fn last_answer(&self, peer: NodeId) -> Ticks {
-        self.progress
-            .get(&peer)
+        self.counting(peer)
             .map_or(Ticks(0), |progress| progress.last_answer)
     }
 
     fn match_index(&self, peer: NodeId) -> Index {
-        self.progress
-            .get(&peer)
+        self.counting(peer)
             .map_or(Index(0), |progress| progress.match_index)
     }
 
+    /// Begins a round of reads.
+    pub(super) fn start_round(&mut self, now: Ticks) {
+        self.rounds.start_next();
+        self.lease.round_started(self.rounds.latest(), now);
+    }
+
     pub(super) fn confirmed_round(&self, peer: NodeId) -> u64 {
-        self.progress.get(&peer).map_or(0, |progress| progress.read_round)
+        self.counting(peer).map_or(0, |progress| progress.read_round)
     }
 }

@@ -76,6 +76,41 @@ impl Membership {
         self.voters.contains(&id) || self.outgoing.contains(&id)
     }
 
+    /// Whether the server is one of the cluster, voter or not.
+    pub fn contains(&self, id: NodeId) -> bool {
+        self.is_voter(id) || self.learners.contains(&id)
+    }
+
+    /// Whether it is a joint configuration (Diss. 4.3), which does not stay.
+    pub fn is_joint(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+
+    /// The end of a joint configuration.
+    #[must_use]
+    pub fn without_outgoing(&self) -> Membership {
+        let mut next = self.clone();
+        next.outgoing.clear();
+        next.forget_strangers();
+        next
+    }
+
+    /// Drops what is known of servers that are no members any more.
+    pub fn forget_strangers(&mut self) {
+        let members = self.clone();
+        self.addresses.retain(|id, _| members.contains(*id));
+        self.incarnations.retain(|id, _| members.contains(*id));
+    }
+
+    /// Whether `next` may come after this one: the voters change only by way of a joint configuration, one server at a
+    /// time, and a joint one is followed by its own end (Diss. 4.3).
+    pub fn may_become(&self, next: &Membership) -> bool {
+        if self.is_joint() || !next.is_joint() {
+            return next.voters == self.voters && !next.is_joint();
+        }
+        next.outgoing == self.voters && next.voters.symmetric_difference(&self.voters).count() == 1
+    }
+
     /// Every server but this one, in the order of their numbers.
     pub fn others(&self, than: NodeId) -> impl Iterator<Item = NodeId> + '_ {
         let mut all: Vec<NodeId> = self

@@ -194,6 +194,9 @@ pub struct TimeoutNow {
 pub struct ReadIndex {
     /// The follower's number for its question; never used twice by one process.
     pub id: u64,
+    /// As in [`HeartbeatResponse`]. The answer to a server that recovers names what may be committed without it, so the
+    /// leader has to know before it answers.
+    pub recovering: bool,
 }
 
 /// The answer to `ReadIndex`.

@@ -24,10 +24,12 @@
 //! Not here yet: snapshots (Raft 7), changes of the membership (Diss. 4; the log already carries and rolls back
 //! memberships, and every quorum is counted as joint), lease reads (Diss. 6.4.1).
 
+mod catch_up;
 mod election;
 mod follower;
 pub mod invariants;
 mod leader;
+mod lease;
 mod log;
 mod membership;
 mod message;
@@ -37,12 +39,14 @@ mod quorum;
 mod read;
 mod ready;
 mod reconfigure;
+mod recovering;
 mod snapshot;
 mod types;
 
 #[cfg(test)]
 mod tests;
 
+pub use catch_up::CatchUpStatus;
 pub use log::{CommittedConflict, Log};
 pub use message::{
     AppendEntries, AppendEntriesResponse, Conflict, Envelope, Heartbeat, HeartbeatResponse, InstallSnapshot,

@@ -5,15 +5,18 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use super::catch_up::CatchUpStatus;
 use super::election::Candidate;
 use super::follower::Follower;
 use super::leader::Leader;
+use super::lease::Promise;
 use super::log::Log;
 use super::membership::Memberships;
 use super::message::{Envelope, Message};
 use super::progress::Window;
 use super::read::Reads;
 use super::ready::{Durability, Needs, ReadReady, Ready};
+use super::recovering::Recovering;
 use super::types::{Entry, EntryId, HardState, Index, Membership, NodeId, Payload, Term, Ticks};
 use crate::base::rng::Rng;
 
@@ -97,7 +100,7 @@ pub enum TransferError {
 pub(super) enum Role {
     Follower(Follower),
     Candidate(Candidate),
-    Leader(Leader),
+    Leader(Box<Leader>),
 }
 
 /// One server of the cluster.
@@ -113,6 +116,8 @@ pub struct Raft {
     pub(super) hard_state: HardState,
     pub(super) log: Log,
     pub(super) memberships: Memberships,
+    /// Whether this server was in a committed membership, ever, as far as is known here.
+    pub(super) was_member: bool,
     /// `commitIndex`: the greatest index known to be committed; in `[snapshot, last_index]`.
     pub(super) commit_index: Index,
     /// Entries up to here were given out for application; at most `commit_index`.
@@ -121,6 +126,12 @@ pub struct Raft {
     pub(super) durability: Durability,
     pub(super) reads: Reads,
     pub(super) ready_reads: Vec<ReadReady>,
+    /// Set while this server may lack what it once acknowledged.
+    pub(super) recovering: Option<Recovering>,
+    /// Not to vote for others while a leader may hold a lease.
+    pub(super) promise: Promise,
+    /// Since when the disk works on the batch that it was given.
+    pub(super) disk_busy_since: Option<Ticks>,
     /// Elections, sessions and questions are numbered; no number is used twice, also over restarts.
     pub(super) numbers: u64,
 }
@@ -146,15 +157,23 @@ impl Raft {
             hard_state: recovered.hard_state,
             durability: Durability::new(&log),
             log,
+            was_member: memberships.committed().contains(options.id),
             memberships,
             commit_index: recovered.snapshot.index,
             handed_index: recovered.snapshot.index,
             role: Role::Follower(Follower::default()),
             reads: Reads::default(),
             ready_reads: Vec::new(),
+            recovering: recovered.recovering.then(Recovering::default),
+            promise: Promise {
+                to: None,
+                until: now.after(options.election_timeout_ms),
+            },
+            disk_busy_since: None,
             options,
         };
         raft.become_follower(raft.hard_state.term, None);
+        raft.begin_recovery();
         raft
     }
 
@@ -182,7 +201,7 @@ impl Raft {
         let role = match &self.role {
             Role::Follower(follower) => follower.election_deadline,
             Role::Candidate(candidate) => candidate.deadline,
-            Role::Leader(leader) => leader.deadline(),
+            Role::Leader(leader) => leader.deadline().min(self.disk_stall_at()),
         };
         self.reads.deadline().map_or(role, |reads| reads.min(role))
     }
@@ -263,6 +282,20 @@ impl Raft {
         self.reads.ask_again();
     }
 
+    /// When the write under way will have taken too long (trap 3.28).
+    pub(super) fn disk_stall_at(&self) -> Ticks {
+        match (self.disk_busy_since, self.options.disk_stall_timeout_ms) {
+            (None, _) | (_, 0) => Ticks(u64::MAX),
+            (Some(since), timeout_ms) => since.after(timeout_ms),
+        }
+    }
+
+    /// Whether the disk has been at work on one write for too long: this server does not lead or campaign until that
+    /// is done (trap 3.28).
+    pub fn is_disk_stalled(&self) -> bool {
+        self.disk_stall_at() <= self.now
+    }
+
     /// A new connection to this peer is open: what was under way on the last one is lost.
     pub fn peer_connected(&mut self, peer: NodeId) {
         self.reset_progress(peer);
@@ -303,6 +336,7 @@ impl Raft {
     /// The batch that [`ready`](Raft::ready) gave out is durable.
     pub fn persisted(&mut self) {
         self.durability.persisted();
+        self.disk_busy_since = None;
         match &mut self.role {
             // The time that the disk took is not the leader's silence (trap 3.7).
             Role::Follower(follower) if follower.leader.is_some() => self.restart_election_timer(),
@@ -314,16 +348,22 @@ impl Raft {
 
     /// What there is to do now.
     pub fn ready(&mut self) -> Ready {
+        self.continue_change();
         self.flush_reads();
         self.replicate();
         let committed = self.take_committed();
+        let batch = self
+            .durability
+            .take_batch(self.hard_state, &self.log, self.options.max_batch_bytes);
+        if batch.is_some() {
+            self.disk_busy_since = Some(self.now);
+        }
         Ready {
-            batch: self
-                .durability
-                .take_batch(self.hard_state, &self.log, self.options.max_batch_bytes),
+            batch,
             messages: self.durability.take_messages(),
             committed,
             reads: std::mem::take(&mut self.ready_reads),
+            recovered: self.end_recovery(),
             chunks_to_send: Vec::new(),
             chunks_to_store: Vec::new(),
         }
@@ -345,6 +385,7 @@ impl Raft {
         if index > self.commit_index {
             self.commit_index = index;
             self.memberships.commit(index);
+            self.was_member |= self.memberships.committed().contains(self.options.id);
         }
     }
 
@@ -390,6 +431,7 @@ impl Raft {
             committed_membership: self.memberships.committed(),
             is_changing: self.is_changing(),
             is_removed: self.is_removed(),
+            is_recovering: self.is_recovering(),
             has_committed_in_term: self.has_committed_in_term(),
             followers: self.followers(),
         }
@@ -405,6 +447,8 @@ impl Raft {
             next_index: progress.next_index,
             inflight: progress.inflight(),
             silent_ms: self.now.since(progress.last_answer),
+            is_recovering: leader.reconfiguration.recovering.contains(id),
+            catch_up: self.catch_up_status(*id),
         };
         leader.progress.iter().map(status).collect()
     }
@@ -471,6 +515,8 @@ pub struct Status<'a> {
     pub is_changing: bool,
     /// [`Raft::is_removed`].
     pub is_removed: bool,
+    /// Whether this server neither votes nor counts until it has fetched anew what it lost (trap 3.31).
+    pub is_recovering: bool,
     /// Whether this server leads and has committed an entry of its term: only then does it know the commit
     /// index (Raft 8).
     pub has_committed_in_term: bool,
@@ -491,6 +537,10 @@ pub struct FollowerStatus {
     pub inflight: usize,
     /// For how long it has not answered, in milliseconds.
     pub silent_ms: u64,
+    /// Whether it has lost what it once acknowledged and fetches it anew: it counts for nothing (trap 3.31).
+    pub is_recovering: bool,
+    /// For a learner: how it gets on.
+    pub catch_up: Option<CatchUpStatus>,
 }
 
 /// What a server is (Raft figure 4).

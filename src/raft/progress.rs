@@ -22,6 +22,8 @@ pub struct Progress {
     pub last_answer: Ticks,
     /// The latest ReadIndex round that the follower has confirmed.
     pub read_round: u64,
+    /// Whether the follower votes for nobody else while it hears this leader.
+    pub promises_lease: bool,
 }
 
 /// How entries are sent to a follower.
@@ -71,6 +73,7 @@ impl Progress {
             session,
             last_answer: now,
             read_round: 0,
+            promises_lease: false,
         }
     }
 

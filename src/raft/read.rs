@@ -116,9 +116,10 @@ impl Raft {
         };
         // A leader that has not committed in its term does not know what is committed (trap 3.10); one that
         // hands over may already be replaced (trap 3.9). Questions wait.
-        let rounds = &mut leader.rounds;
+        let rounds = &leader.rounds;
         if is_ready && leader.transfer.is_none() && rounds.pending.is_empty() && !rounds.fresh.is_empty() {
-            rounds.start_next();
+            leader.start_round(self.now);
+            let rounds = &mut leader.rounds;
             let questions = std::mem::take(&mut rounds.fresh);
             rounds.pending.push_back(Round {
                 number: rounds.latest,
@@ -146,7 +147,8 @@ impl Raft {
         if leader == self.options.id {
             self.note_question(leader, Question { request_id: 0, id });
         } else {
-            self.send(leader, 0, Message::ReadIndex(ReadIndex { id }));
+            let recovering = self.is_recovering();
+            self.send(leader, 0, Message::ReadIndex(ReadIndex { id, recovering }));
         }
     }
 
@@ -158,6 +160,7 @@ impl Raft {
 
     pub(super) fn on_read_index(&mut self, from: NodeId, request_id: u64, request: ReadIndex) {
         if matches!(self.role, Role::Leader(_)) {
+            self.note_recovering(from, request.recovering);
             self.note_question(
                 from,
                 Question {
@@ -188,6 +191,7 @@ impl Raft {
     /// Answers the questions of all rounds that a quorum has confirmed. A server has confirmed a round when it
     /// answered something that was sent after the round began.
     pub(super) fn confirm_reads(&mut self) {
+        self.extend_lease();
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
@@ -237,10 +241,8 @@ impl Raft {
 
     fn reads_confirmed(&mut self, id: u64, read_index: Index) {
         if let Some(asked) = self.reads.asked.take_if(|asked| asked.id == id) {
-            let confirmed = asked
-                .tickets
-                .into_iter()
-                .map(|ticket| ReadReady { ticket, read_index });
+            let tickets = self.take_recovery_ticket(asked.tickets, read_index);
+            let confirmed = tickets.into_iter().map(|ticket| ReadReady { ticket, read_index });
             self.ready_reads.extend(confirmed);
         }
     }

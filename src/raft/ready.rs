@@ -24,6 +24,9 @@ pub struct Ready {
     pub committed: Vec<Entry>,
     /// Reads that are confirmed.
     pub reads: Vec<ReadReady>,
+    /// What this server had lost is here again: it counts from now on, and what was noted of its loss is to be
+    /// forgotten, durably (trap 3.31).
+    pub recovered: bool,
     /// InstallSnapshot without its chunk: to be filled in from the file of the snapshot that it names, and sent. One
     /// with a chunk past the end is dropped. May be lost.
     pub chunks_to_send: Vec<Envelope>,
@@ -48,6 +51,7 @@ impl Ready {
             && self.batch.is_none()
             && self.committed.is_empty()
             && self.reads.is_empty()
+            && !self.recovered
             && self.chunks_to_send.is_empty()
             && self.chunks_to_store.is_empty()
     }

@@ -106,7 +106,11 @@ fn client_options(config: &Config, tcp_port: u16) -> client::Options {
         max_connections: config.limits.max_connections,
         max_request_bytes: to_usize(config.limits.max_request),
         idle_timeout: config.limits.idle_timeout.unwrap_or_default(),
-        read_mode: ReadMode::Quorum,
+        read_mode: if config.raft.lease_reads {
+            ReadMode::Lease
+        } else {
+            ReadMode::Quorum
+        },
         tcp_port,
         ..client::Options::default()
     }
@@ -164,8 +168,9 @@ fn raft_options(config: &Config) -> raft::Options {
         max_uncommitted_bytes: UNCOMMITTED_MAX_BYTES,
         max_apply_bytes: APPLY_MAX_BYTES,
         seed: 0,
-        promises_lease: false,
-        max_clock_drift_percent: 20,
+        promises_lease: config.raft.lease_reads,
+        // Rounded up: the lease may be shorter than it must be, not longer.
+        max_clock_drift_percent: (config.raft.max_clock_drift * 100.0).ceil() as u64,
         disk_stall_timeout_ms: to_ms(config.raft.disk_stall_timeout),
         max_log_bytes: to_usize(config.storage.snapshot_log_bytes)
             .saturating_mul(4)

@@ -307,7 +307,10 @@ fn two_nodes_exchange_all_kinds() {
         for message in [
             heartbeat(3),
             append(1, 100_000),
-            Message::ReadIndex(ReadIndex { id: 9 }),
+            Message::ReadIndex(ReadIndex {
+                id: 9,
+                recovering: false,
+            }),
         ] {
             assert!(a.transport.send(envelope(1, 2, 0, message.clone())));
             let request = raft(&mut b).await;

@@ -328,7 +328,10 @@ fn message_to_proto(message: &Message) -> Raft {
             last_log_index: now.last_log.index.0,
             last_log_term: now.last_log.term.0,
         }),
-        Message::ReadIndex(read) => Raft::ReadIndex(proto::ReadIndex { id: read.id }),
+        Message::ReadIndex(read) => Raft::ReadIndex(proto::ReadIndex {
+            id: read.id,
+            recovering: read.recovering,
+        }),
         Message::ReadIndexResponse(read) => Raft::ReadIndexResponse(proto::ReadIndexResponse {
             id: read.id,
             read_index: read.read_index.map_or(0, |index| index.0),
@@ -496,7 +499,10 @@ fn raft_from_proto(raft: proto::Raft) -> Result<Frame, BadFrame> {
         Raft::TimeoutNow(now) => Message::TimeoutNow(TimeoutNow {
             last_log: entry_id_from_proto(now.last_log_term, now.last_log_index, term)?,
         }),
-        Raft::ReadIndex(read) => Message::ReadIndex(ReadIndex { id: read.id }),
+        Raft::ReadIndex(read) => Message::ReadIndex(ReadIndex {
+            id: read.id,
+            recovering: read.recovering,
+        }),
         Raft::ReadIndexResponse(read) => Message::ReadIndexResponse(ReadIndexResponse {
             id: read.id,
             read_index: (read.read_index != 0).then_some(Index(read.read_index)),
@@ -794,7 +800,8 @@ mod tests {
                 })
             }),
             entry_id(term).prop_map(|last_log| Message::TimeoutNow(TimeoutNow { last_log })),
-            any::<u64>().prop_map(|id| Message::ReadIndex(ReadIndex { id })),
+            (any::<u64>(), any::<bool>())
+                .prop_map(|(id, recovering)| Message::ReadIndex(ReadIndex { id, recovering })),
             (any::<u64>(), proptest::option::of(1..u64::MAX)).prop_map(|(id, index)| {
                 Message::ReadIndexResponse(ReadIndexResponse {
                     id,

@@ -32,6 +32,7 @@ pub struct World {
     membership: Membership,
     /// For servers that start from now on.
     pub max_append_bytes: usize,
+    pub promises_lease: bool,
     starts: u64,
     seed: u64,
 }
@@ -136,6 +137,7 @@ impl World {
             sent: BTreeMap::new(),
             membership: membership(n),
             max_append_bytes: 200,
+            promises_lease: false,
             starts: 0,
             seed,
         };
@@ -362,6 +364,7 @@ impl World {
         let membership = self.membership.clone();
         let options = Options {
             max_append_bytes: self.max_append_bytes,
+            promises_lease: self.promises_lease,
             ..options(id, seed)
         };
         let server = self.server(id);

@@ -1,0 +1,108 @@
+//! Lease reads (Diss. 6.4.1): a leader that a quorum has promised not to vote for anybody else reads its own state,
+//! without asking. The one place where safety rests on clocks, so it is off unless every voter is configured for it.
+//!
+//! **The promise.** A voter that promises votes for nobody else within an election timeout of hearing its leader,
+//! whatever term it learns of meanwhile, and for nobody within an election timeout of its own start, because it may
+//! have promised before (trap 3.4). It says so in its answers to heartbeats; only such answers count.
+//!
+//! **The lease** runs from the moment when a round was *sent* that a quorum has confirmed, and is shorter than the
+//! promise by `max_clock_drift_percent` (trap 3.12). From the first TimeoutNow of a term on there is none in that
+//! term: it tells voters to break their promise, however late it arrives (trap 3.9).
+
+use std::collections::VecDeque;
+
+use super::node::{Raft, Role};
+use super::quorum;
+use super::types::{Index, NodeId, Ticks};
+
+/// What a voter has promised to its leader.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Promise {
+    /// The leader; nobody after a start, when whom it was is forgotten.
+    pub to: Option<NodeId>,
+    /// Until when.
+    pub until: Ticks,
+}
+
+/// A leader's lease. As many rounds are remembered as begin within an election timeout without being confirmed; a
+/// leader whom nobody confirms for longer steps down.
+#[derive(Debug, Default)]
+pub(super) struct Lease {
+    /// Rounds that a quorum has not confirmed, and when each began.
+    started: VecDeque<(u64, Ticks)>,
+    /// When the latest round began that a quorum with promises has confirmed.
+    held_from: Option<Ticks>,
+    /// A TimeoutNow was sent.
+    is_revoked: bool,
+}
+
+impl Lease {
+    /// A round begins.
+    pub fn round_started(&mut self, round: u64, now: Ticks) {
+        self.started.push_back((round, now));
+    }
+
+    /// No lease in this term any more.
+    pub fn revoke(&mut self) {
+        self.is_revoked = true;
+    }
+
+    fn confirmed(&mut self, round: u64) {
+        while let Some((started, began)) = self.started.front().copied()
+            && started <= round
+        {
+            self.started.pop_front();
+            self.held_from = Some(began);
+        }
+    }
+}
+
+impl Raft {
+    /// From which index on this server may answer a read at once: where it leads and holds a lease at the time that it
+    /// was last told. Otherwise [`Raft::read`] is the way.
+    pub fn lease_read(&self) -> Option<Index> {
+        let Role::Leader(leader) = &self.role else {
+            return None;
+        };
+        let kept_percent = 100_u64.saturating_sub(self.options.max_clock_drift_percent);
+        let length_ms = self.options.election_timeout_ms * kept_percent / 100;
+        let held = leader
+            .lease
+            .held_from
+            .is_some_and(|from| self.now.since(from) < length_ms);
+        let is_sound = !leader.lease.is_revoked && leader.transfer.is_none() && self.has_committed_in_term();
+        (held && is_sound).then_some(self.commit_index)
+    }
+
+    /// A voter hears its leader.
+    pub(super) fn renew_promise(&mut self, leader: NodeId) {
+        self.promise = Promise {
+            to: Some(leader),
+            until: self.now.after(self.options.election_timeout_ms),
+        };
+    }
+
+    /// Whether a vote for this server would break a promise to another one.
+    pub(super) fn has_promised_other(&self, than: NodeId) -> bool {
+        self.options.promises_lease && self.promise.to != Some(than) && self.now < self.promise.until
+    }
+
+    /// Which round a quorum has confirmed, of voters that promise.
+    pub(super) fn extend_lease(&mut self) {
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let own = (self.options.id, leader.rounds.latest());
+        let promised_in = |peer| {
+            if peer == own.0 {
+                return own.1;
+            }
+            let progress = leader.counting(peer);
+            progress
+                .filter(|progress| progress.promises_lease)
+                .map_or(0, |progress| progress.read_round)
+        };
+        let round = quorum::majority_value(self.memberships.latest(), promised_in).unwrap_or(0);
+        leader.lease.confirmed(round);
+    }
+}

@@ -1,0 +1,86 @@
+//! A server that has lost part of what it once acknowledged, and knows it (trap 3.31).
+//!
+//! What was committed on its word may be missing here, so until it has fetched everything anew it grants no vote, does
+//! not campaign, and its answers say that it counts for nothing. Everything: what a leader had committed, without this
+//! server's word, when this server asked. So it asks for a read index, and has recovered when its log holds the
+//! leader's up to there, durably. Its term and vote it must still have: a server that has lost those too is another one
+//! (Diss. 3.8), see `reconfigure`.
+//!
+//! The leader, from the first sign on, forgets what was known to match and begins a new session: an acknowledgement of
+//! the earlier process that is still under way is not believed. It learns this from the question itself at the latest,
+//! before it notes the index to answer with.
+
+use super::node::{Raft, Role};
+use super::types::{Index, NodeId};
+
+/// The question of a server that recovers, among those of its reads; no caller comes to that number.
+const TICKET: u64 = u64::MAX;
+
+/// What a recovering server waits for.
+#[derive(Debug, Default)]
+pub(super) struct Recovering {
+    /// Everything up to here is to be fetched; `None` before a leader has said.
+    until: Option<Index>,
+}
+
+impl Raft {
+    /// Whether this server may lack what it once acknowledged.
+    pub(super) fn is_recovering(&self) -> bool {
+        self.recovering.is_some()
+    }
+
+    pub(super) fn begin_recovery(&mut self) {
+        if self.is_recovering() {
+            self.read(TICKET);
+        }
+    }
+
+    /// A question with these tickets was answered. Takes out the one that is no caller's.
+    pub(super) fn take_recovery_ticket(&mut self, mut tickets: Vec<u64>, read_index: Index) -> Vec<u64> {
+        if let Some(recovering) = self.recovering.as_mut()
+            && tickets.contains(&TICKET)
+        {
+            tickets.retain(|ticket| *ticket != TICKET);
+            recovering.until = Some(read_index);
+        }
+        tickets
+    }
+
+    /// Whether this server has recovered just now.
+    pub(super) fn end_recovery(&mut self) -> bool {
+        let until = self.recovering.as_ref().and_then(|recovering| recovering.until);
+        let held = self.commit_index.min(self.durability.log_durable());
+        if until.is_none_or(|until| held < until) {
+            return false;
+        }
+        tracing::info!(index = %held, "recovered: what was lost is here again");
+        self.recovering = None;
+        true
+    }
+
+    /// An answer of a follower in its present session says whether it is recovering.
+    pub(super) fn note_answer_of_recovering(&mut self, from: NodeId, session: u64, is_recovering: bool) {
+        if let Role::Leader(leader) = &mut self.role
+            && let Some(progress) = leader.progress.get(&from)
+            && progress.session == session
+        {
+            if is_recovering {
+                self.note_recovering(from, true);
+            } else {
+                leader.reconfiguration.recovering.remove(&from);
+            }
+        }
+    }
+
+    /// A follower says that it is recovering: the first time, what it has acknowledged before is forgotten.
+    pub(super) fn note_recovering(&mut self, from: NodeId, is_recovering: bool) {
+        if let Role::Leader(leader) = &mut self.role
+            && is_recovering
+            && leader.progress.contains_key(&from)
+            && leader.reconfiguration.recovering.insert(from)
+        {
+            tracing::warn!(peer = %from, "has lost what it acknowledged, and counts for nothing until it has it again");
+            self.renew_progress(from);
+        }
+    }
+}
