@@ -10,7 +10,7 @@ use super::machine::Machine;
 use super::request::MembershipChange;
 use super::waiters::{Origin, Parked};
 use crate::kv::{Code, Reply};
-use crate::raft::{Addresses, Change, ChangeError, Index, Membership, NodeId, Ticks};
+use crate::raft::{Change, ChangeError, Index, Membership, NodeId, Ticks};
 
 /// How long `RAFT ADD … VOTER` waits at least for the learner to catch up.
 const PROMOTION_MS: u64 = 60_000;
@@ -151,9 +151,6 @@ impl<C> Machine<C> {
             let text = format!("{other} is on its way; nothing was done, try again when it is finished");
             return self.finish(origin, Reply::error(Code::Conflict, text), host);
         }
-        if let Some(refusal) = self.address_taken(&change) {
-            return self.finish(origin, Reply::error(Code::Err, refusal), host);
-        }
         self.changes.pending.push(Pending {
             change,
             deadline,
@@ -161,30 +158,6 @@ impl<C> Machine<C> {
             stage: Stage::Waiting,
         });
         self.advance_changes(host);
-    }
-
-    /// Two members at one address would each be taken for the other (trap 3.45).
-    fn address_taken(&self, change: &MembershipChange) -> Option<String> {
-        let MembershipChange::Add { id, addresses, .. } = change else {
-            return None;
-        };
-        let membership = self.raft.status().membership;
-        let mut others = membership.addresses.iter().filter(|(other, _)| *other != id);
-        let is_same = |other: &Addresses| {
-            if other.peer == addresses.peer {
-                Some(&addresses.peer)
-            } else if other.client == addresses.client {
-                Some(&addresses.client)
-            } else {
-                None
-            }
-        };
-        others.find_map(|(other, theirs)| {
-            let address = is_same(theirs)?;
-            Some(format!(
-                "{address} is the address of node {other} already; nothing was done"
-            ))
-        })
     }
 
     /// Looks at each change that somebody waits for.

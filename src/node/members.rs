@@ -202,7 +202,7 @@ impl<C> Machine<C> {
             let follower = raft.followers.iter().find(|follower| follower.id == *id);
             problems.extend(self.connection_problem(*id, addresses, follower));
             if let Some(follower) = follower {
-                problems.extend(self.follower_problem(raft, follower));
+                problems.extend(self.follower_problem(follower));
             }
         }
         let changing_ms = self
@@ -256,17 +256,24 @@ impl<C> Machine<C> {
         })
     }
 
-    fn follower_problem(&self, raft: &Status<'_>, follower: &FollowerStatus) -> Option<String> {
+    fn follower_problem(&self, follower: &FollowerStatus) -> Option<String> {
         let id = follower.id;
+        if follower.is_recovering {
+            return Some(format!(
+                "node {id} has lost data and fetches it anew; until it has done so it does not vote, and no other \
+                 node should be stopped"
+            ));
+        }
+        let catch_up = follower.catch_up?;
         let since = *self.roster.learning.get(&id)?;
         let learning_ms = self.now.ticks.since(since);
-        (learning_ms >= LEARNING_MS).then(|| {
+        let is_slow = catch_up.is_overdue || learning_ms >= LEARNING_MS;
+        (is_slow && !catch_up.is_caught_up).then(|| {
             format!(
-                "node {id} is a learner for {} s and has {} of {} entries: it is promoted when it has caught up; see \
+                "node {id} is a learner for {} s and lacks {} entries: it is promoted when it has caught up; see \
                  whether its disk and its network keep up, or run RAFT REMOVE {id}",
                 learning_ms / 1000,
-                follower.match_index,
-                raft.last_log.index
+                catch_up.lacks
             )
         })
     }

@@ -73,6 +73,13 @@ impl<C> Machine<C> {
                 self.add_command(self.raft.id())
             ));
         }
+        if raft.is_recovering {
+            return Some(
+                "this node has lost data and fetches it anew from the others; until it has done so it does not vote, \
+                 and no other node should be stopped"
+                    .into(),
+            );
+        }
         raft.is_removed.then(|| {
             "this node was removed from its cluster and serves nothing: stop it; to join again it needs an empty data \
              folder, cluster.join = true, and RAFT ADD on a member"

@@ -1,19 +1,19 @@
 //! Machines on a network that works when a test says so, with disks that write at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::host::{Host, Now};
 use super::machine::{Machine, Options};
-use super::request::{Answer, Operation, Outcome, ReadMode, Request, Submission};
+use super::request::{Answer, MembershipChange, Operation, Outcome, ReadMode, Request, Submission};
 use crate::kv::{self, Code, Command, Condition, Garbage, Moment, Query, Reply, SetAnswer, SetExpiry, Store};
 use crate::raft::{
     self, Batch, Envelope, Heartbeat, HeartbeatResponse, Index, Membership, Message, NodeId, Raft, Ticks,
     Window,
 };
-use crate::transport::CallError;
+use crate::transport::{CallError, Claim, Members, Refusal};
 
 /// What one machine had done for it.
 #[derive(Default)]
@@ -29,8 +29,15 @@ struct Effects {
     /// Of the last heartbeat to each.
     sessions: BTreeMap<NodeId, u64>,
     cluster_id: Option<[u8; 16]>,
-    members: usize,
+    /// The latest membership, and the number of its entry.
+    membership: (Index, Membership),
+    /// The connections are not as that says yet.
+    news: bool,
+    incarnation: u64,
+    /// To whom there is a connection.
+    connected: BTreeSet<u64>,
     measured: usize,
+    rebuilding: bool,
 }
 
 impl Host for Effects {
@@ -61,8 +68,12 @@ impl Host for Effects {
     fn tell_state_hash(&mut self, index: Index, hash: u64) {
         self.hashes.push((index, hash));
     }
-    fn adopt_membership(&mut self, membership: &Membership) {
-        self.members = membership.voters.len();
+    fn adopt_membership(&mut self, index: Index, membership: &Membership) {
+        self.membership = (index, membership.clone());
+        self.news = true;
+    }
+    fn mark_rebuild(&mut self) {
+        self.rebuilding = true;
     }
     fn adopt_cluster_id(&mut self, cluster_id: [u8; 16]) {
         self.cluster_id = Some(cluster_id);
@@ -86,42 +97,37 @@ impl World {
             wall_ms: 1_000_000,
         };
         let voters = (1..=n).map(NodeId).collect();
-        let addresses = (1..=n)
-            .map(|id| (NodeId(id), raft::Addresses::default()))
-            .collect();
+        let addresses = (1..=n).map(|id| (NodeId(id), addresses(id))).collect();
         let membership = Membership {
             voters,
             addresses,
             ..Membership::default()
         };
         let node = |id| {
-            let mut options = Options {
-                cluster_name: "test".into(),
-                incarnation: id,
-                request_timeout_ms: 4000,
-                max_pending: 100,
-                max_memory_bytes: 0,
-                min_free_space_bytes: 1000,
-            };
+            let mut options = machine_options(id);
             change(&mut options);
-            let recovered = raft::Recovered {
-                membership: membership.clone(),
-                ..Default::default()
-            };
-            let raft = Raft::new(raft_options(id), recovered, now.ticks);
-            let mut machine = Machine::new(options, raft, Store::new(), now);
-            (1..=n).for_each(|peer| machine.on_connected(NodeId(peer)));
-            let effects = Effects {
-                id,
-                ..Effects::default()
-            };
-            (id, (machine, effects))
+            (id, machine(options, membership.clone(), now))
         };
         World {
             now,
             nodes: (1..=n).map(node).collect(),
             cut: Vec::new(),
         }
+    }
+
+    /// Starts a node that waits to be added; also for one that was there, with an empty data folder of this number.
+    fn join(&mut self, id: u64, incarnation: u64) {
+        let options = Options {
+            incarnation,
+            ..machine_options(id)
+        };
+        for (machine, effects) in self.nodes.values_mut() {
+            effects.connected.remove(&id);
+            effects.news = true;
+            machine.on_unreachable(NodeId(id));
+        }
+        self.nodes
+            .insert(id, machine(options, Membership::default(), self.now));
     }
 
     /// A world whose leader is known everywhere.
@@ -157,20 +163,65 @@ impl World {
     fn settle(&mut self) {
         for _ in 0..100 {
             let ids: Vec<u64> = self.nodes.keys().copied().collect();
+            let mut news = false;
             for id in ids {
                 let (machine, effects) = self.nodes.get_mut(&id).unwrap();
                 machine.tick(self.now);
                 while machine.work(effects).unwrap() {}
                 if std::mem::take(&mut effects.persisting) {
                     machine.on_persisted();
+                    news = true;
                 }
-                self.carry(id);
+                news |= self.carry(id);
+            }
+            if !news {
+                return;
             }
         }
     }
 
-    /// Carries everything that a node has sent to where it goes.
-    fn carry(&mut self, id: u64) {
+    /// Connects a node with those that its transport is told of.
+    fn connect(&mut self, id: u64) {
+        let numbers: BTreeMap<u64, u64> = self
+            .nodes
+            .iter()
+            .map(|(id, (_, effects))| (*id, effects.incarnation))
+            .collect();
+        let (machine, effects) = self.nodes.get_mut(&id).unwrap();
+        let (index, membership) = &effects.membership;
+        let members = Members::new(*index, membership.clone());
+        effects.connected.retain(|peer| members.contains(NodeId(*peer)));
+        let wanted = membership.addresses.keys().filter(|peer| peer.0 != id);
+        for peer in wanted {
+            let Some(incarnation) = numbers.get(&peer.0).copied() else {
+                continue;
+            };
+            let claim = Claim {
+                node_id: *peer,
+                incarnation,
+                membership_index: Index(0),
+            };
+            if members.refuses(&claim) && !effects.connected.contains(&peer.0) {
+                machine.on_refused(*peer, Refusal::Wiped);
+            } else if effects.connected.insert(peer.0) {
+                machine.on_connected(*peer, incarnation);
+            }
+        }
+    }
+
+    /// Carries everything that a node has sent to where it goes; whether there was anything.
+    fn carry(&mut self, id: u64) -> bool {
+        let news = std::mem::take(&mut self.nodes.get_mut(&id).unwrap().1.news);
+        if news {
+            self.connect(id);
+        }
+        let connected: BTreeSet<u64> = self
+            .nodes
+            .iter()
+            .filter(|(_, (_, effects))| effects.connected.contains(&id))
+            .map(|(other, _)| *other)
+            .chain(self.nodes[&id].1.connected.iter().copied())
+            .collect();
         let effects = &mut self.nodes.get_mut(&id).unwrap().1;
         let (sent, calls) = (
             std::mem::take(&mut effects.sent),
@@ -181,9 +232,12 @@ impl World {
             std::mem::take(&mut effects.hashes),
         );
         let cut = self.cut.clone();
-        let reaches = move |to: u64| !cut.contains(&id) && !cut.contains(&to);
+        let reaches = move |to: u64| connected.contains(&to) && !cut.contains(&id) && !cut.contains(&to);
+        let news = news || !(sent.is_empty() && calls.is_empty() && answers.is_empty() && hashes.is_empty());
         for envelope in sent.into_iter().filter(|envelope| reaches(envelope.to.0)) {
-            self.nodes.get_mut(&envelope.to.0).unwrap().0.on_message(envelope);
+            if let Some((machine, _)) = self.nodes.get_mut(&envelope.to.0) {
+                machine.on_message(envelope);
+            }
         }
         for (to, sequence, order) in calls {
             if reaches(to.0) {
@@ -205,6 +259,7 @@ impl World {
                 machine.on_state_hash(NodeId(id), index, hash);
             }
         }
+        news
     }
 
     fn machine(&mut self, id: u64) -> &mut Machine<(u64, u64)> {
@@ -227,6 +282,40 @@ impl World {
         let mut inbox = self.ask(id, operation);
         self.pass(50);
         answer(&mut inbox).expect("an answer within 50 ms")
+    }
+}
+
+fn machine_options(id: u64) -> Options {
+    Options {
+        cluster_name: "test".into(),
+        incarnation: id,
+        addresses: addresses(id),
+        request_timeout_ms: 4000,
+        max_pending: 100,
+        max_memory_bytes: 0,
+        min_free_space_bytes: 1000,
+    }
+}
+
+fn machine(options: Options, membership: Membership, now: Now) -> (Machine<(u64, u64)>, Effects) {
+    let id = options.addresses.peer.trim_start_matches("peer").parse().unwrap();
+    let recovered = raft::Recovered {
+        membership,
+        ..Default::default()
+    };
+    let raft = Raft::new(raft_options(id), recovered, now.ticks);
+    let effects = Effects {
+        id,
+        incarnation: options.incarnation,
+        ..Effects::default()
+    };
+    (Machine::new(options, raft, Store::new(), now), effects)
+}
+
+fn addresses(id: u64) -> raft::Addresses {
+    raft::Addresses {
+        peer: format!("peer{id}"),
+        client: format!("client{id}"),
     }
 }
 
@@ -309,7 +398,12 @@ fn a_new_cluster_names_itself_once_and_writes_down_its_members() {
         .map(|(_, effects)| effects.cluster_id)
         .collect();
     assert_eq!(named, vec![Some([leader as u8; 16]); 3]);
-    assert!(world.nodes.values().all(|(_, effects)| effects.members == 3));
+    assert!(
+        world
+            .nodes
+            .values()
+            .all(|(_, effects)| effects.membership.1.voters.len() == 3)
+    );
     world.cut = vec![leader];
     let second = world.wait_for_leader();
     world.pass(1000);
@@ -569,4 +663,222 @@ fn what_a_peer_passes_on_may_be_rubbish() {
     let ((to, _), reply) = effects.answers.pop().unwrap();
     assert_eq!(to, 9);
     assert_eq!(code(kv::decode_reply(reply).ok()), Some(Code::Err));
+}
+
+fn add(id: u64, voter: bool) -> Operation {
+    let addresses = addresses(id);
+    let id = NodeId(id);
+    Operation::Change(MembershipChange::Add { id, addresses, voter })
+}
+
+fn remove(id: u64) -> Operation {
+    Operation::Change(MembershipChange::Remove(NodeId(id)))
+}
+
+impl World {
+    fn membership(&self, id: u64) -> Membership {
+        self.nodes[&id].0.raft().status().committed_membership.clone()
+    }
+
+    fn problems(&self, id: u64) -> String {
+        self.nodes[&id].0.status().problems.join("\n")
+    }
+
+    fn passes_until(&mut self, what: &str, is_so: impl Fn(&World) -> bool) {
+        for _ in 0..2000 {
+            if is_so(self) {
+                return;
+            }
+            self.pass(10);
+        }
+        panic!("20 s in vain for: {what}");
+    }
+}
+
+#[test]
+fn members_are_bound_to_their_data_folders_by_themselves() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    world.passes_until("all bound", |world| {
+        world.membership(leader).incarnations.len() == 3
+    });
+    let bound = world.membership(leader).incarnations;
+    assert_eq!(bound, (1..=3).map(|id| (NodeId(id), id)).collect());
+}
+
+#[test]
+fn a_node_is_added_through_any_node_and_votes_by_itself() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    world.join(4, 4);
+    world.pass(100);
+    let waiting = world.problems(4);
+    assert!(
+        waiting.contains("waiting to be added: run RAFT ADD 4 peer4 client4"),
+        "{waiting}"
+    );
+    let refused = code(Some(world.reply(4, Operation::Write(set("k", "v")))));
+    assert_eq!(refused, Some(Code::ClusterDown));
+    let mut inbox = world.ask(1 + leader % 3, add(4, true));
+    world.passes_until("a voter", |world| world.membership(leader).voters.len() == 4);
+    world.pass(100);
+    assert_eq!(answer(&mut inbox), Some(Reply::Ok));
+    assert_eq!(world.reply(4, Operation::Write(set("k", "v"))), Reply::Ok);
+    assert_eq!(world.problems(4), "");
+}
+
+#[test]
+fn one_change_at_a_time_and_the_second_asker_is_told() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    world.passes_until("all bound", |world| {
+        world.membership(leader).incarnations.len() == 3
+    });
+    let mut first = world.ask(leader, add(4, false));
+    let mut second = world.ask(leader, add(5, false));
+    world.pass(50);
+    assert_eq!(answer(&mut first), Some(Reply::Ok));
+    assert_eq!(code(answer(&mut second)), Some(Code::Conflict));
+    let mut wrong = world.ask(leader, remove(9));
+    world.pass(50);
+    assert_eq!(code(answer(&mut wrong)), Some(Code::Err));
+}
+
+#[test]
+fn a_change_without_a_quorum_does_not_claim_an_outcome() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    world.passes_until("all bound", |world| {
+        world.membership(leader).incarnations.len() == 3
+    });
+    world.cut = vec![leader];
+    let mut change = world.ask(leader, add(4, false));
+    world.pass(3900);
+    assert_eq!(answer(&mut change), None);
+    world.pass(200);
+    assert_eq!(code(answer(&mut change)), Some(Code::UnknownResult));
+}
+
+#[test]
+fn a_learner_that_never_comes_is_unknown_at_the_deadline_of_voter() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    let mut change = world.ask(leader, add(4, true));
+    world.pass(59_000);
+    assert_eq!(answer(&mut change), None);
+    world.pass(2000);
+    assert_eq!(code(answer(&mut change)), Some(Code::UnknownResult));
+    let problems = world.problems(leader);
+    assert!(
+        problems.contains("no connection to node 4") && problems.contains("is a learner for"),
+        "{problems}"
+    );
+}
+
+#[test]
+fn a_wiped_member_is_named_and_one_command_brings_it_back() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    world.passes_until("all bound", |world| {
+        world.membership(leader).incarnations.len() == 3
+    });
+    let wiped = 1 + leader % 3;
+    world.join(wiped, 77);
+    world.pass(2000);
+    let problems = world.problems(leader);
+    let told = format!(
+        "node {wiped} came back with an empty data folder: run RAFT ADD {wiped} peer{wiped} client{wiped}"
+    );
+    assert!(problems.contains(&told), "{problems}");
+    let mut inbox = world.ask(leader, add(wiped, true));
+    world.passes_until("a voter again", |world| {
+        let membership = world.membership(leader);
+        membership.voters.len() == 3 && membership.incarnations.get(&NodeId(wiped)) == Some(&77)
+    });
+    world.pass(100);
+    assert_eq!(answer(&mut inbox), Some(Reply::Ok));
+    assert_eq!(world.problems(leader), "");
+}
+
+#[test]
+fn a_removed_node_says_so_and_serves_nothing() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    let gone = 1 + leader % 3;
+    let mut inbox = world.ask(leader, remove(gone));
+    world.pass(200);
+    assert_eq!(answer(&mut inbox), Some(Reply::Ok));
+    world.pass(3000);
+    assert!(
+        world.problems(gone).contains("this node was removed"),
+        "{}",
+        world.problems(gone)
+    );
+    assert_eq!(code(Some(world.reply(gone, get("k")))), Some(Code::ClusterDown));
+    assert!(
+        world.nodes[&gone].1.membership.1.addresses.is_empty(),
+        "it dials nobody"
+    );
+    assert!(
+        !world.nodes[&leader]
+            .1
+            .membership
+            .1
+            .addresses
+            .contains_key(&NodeId(gone))
+    );
+    assert_eq!(world.reply(leader, Operation::Write(set("k", "v"))), Reply::Ok);
+}
+
+#[test]
+fn trap_3_47_a_leader_that_is_removed_answers_and_hands_over() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    let other = 1 + leader % 3;
+    let mut inbox = world.ask(other, remove(leader));
+    let mut write = world.write(other, set("k", "v"));
+    world.pass(300);
+    assert_eq!(
+        (answer(&mut inbox), answer(&mut write)),
+        (Some(Reply::Ok), Some(Reply::Ok))
+    );
+    world.passes_until("a successor", |world| {
+        world
+            .nodes
+            .iter()
+            .any(|(id, (machine, _))| *id != leader && machine.is_leader())
+    });
+    world.pass(1000);
+    assert!(world.problems(leader).contains("this node was removed"));
+    assert_eq!(world.reply(other, Operation::Write(set("k", "w"))), Reply::Ok);
+}
+
+#[test]
+fn verify_compares_all_states_and_names_what_differs() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    let other = 1 + leader % 3;
+    world.reply(leader, Operation::Write(set("k", "v")));
+    assert_eq!(world.reply(other, Operation::Verify), Reply::Ok);
+    world.cut = vec![other];
+    let mut inbox = world.ask(leader, Operation::Verify);
+    world.pass(50);
+    let Some(Reply::Error(error)) = answer(&mut inbox) else {
+        panic!("one did not answer")
+    };
+    assert!(
+        error.text.contains(&format!("node {other} gave no hash")),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_node_is_marked_to_be_rebuilt_unless_it_leads() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    let other = 1 + leader % 3;
+    assert_eq!(
+        code(Some(world.reply(leader, Operation::Rebuild))),
+        Some(Code::Err)
+    );
+    let mut inbox = world.ask(other, Operation::Rebuild);
+    assert!(world.nodes[&other].1.rebuilding);
+    assert_eq!(answer(&mut inbox), None, "not before the mark is durable");
+    world.machine(other).on_rebuild_marked();
+    assert_eq!(answer(&mut inbox), Some(Reply::Ok));
+    let (mut alone, leader) = World::with_leader(1, |_| {});
+    assert_eq!(
+        code(Some(alone.reply(leader, Operation::Rebuild))),
+        Some(Code::Err)
+    );
 }

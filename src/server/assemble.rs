@@ -12,7 +12,7 @@ use crate::base::address::is_unspecified;
 use crate::client::{self, Service};
 use crate::config::Config;
 use crate::kv::Reply;
-use crate::node::{self, MachineOptions, Node, Operation, Outcome, Pulse, ReadMode};
+use crate::node::{self, MachineOptions, Node, NodeError, Operation, Outcome, Pulse, ReadMode};
 use crate::raft::{self, Addresses, Membership, Window};
 use crate::storage;
 use crate::systemd::Watchdog;
@@ -20,6 +20,8 @@ use crate::transport::{self, Transport};
 
 /// How long a leader that stops waits for its successor.
 const HAND_OVER_MAX: Duration = Duration::from_secs(2);
+/// How long clients may take to get their last answers when the node ends by itself.
+const LAST_ANSWERS_MAX: Duration = Duration::from_secs(1);
 /// How many submissions may wait for the driver; a connection has a few under way at most.
 const SUBMISSIONS_MAX: usize = 65_536;
 /// What the log's encoding adds to a request, generously: names, lengths, time.
@@ -60,20 +62,29 @@ pub(super) async fn assemble(parts: Parts) -> Result<Running, ServerError> {
     let handle = node.clone();
     let ended = async move {
         tokio::pin!(run);
-        let graceful = async {
-            stop.cancelled().await;
-            hand_over(&handle).await;
+        let clients_end = async {
             stop_clients.cancel();
             if let Err(error) = clients.await {
                 tracing::error!(%error, "the client port failed");
             }
+        };
+        tokio::pin!(clients_end);
+        let graceful = async {
+            stop.cancelled().await;
+            hand_over(&handle).await;
+            clients_end.as_mut().await;
             stop_node.cancel();
             std::future::pending::<()>().await;
         };
-        tokio::select! {
-            result = &mut run => result.map_err(ServerError::from),
+        let result = tokio::select! {
+            result = &mut run => result,
             () = graceful => Ok(()),
+        };
+        if let Err(NodeError::Rebuild) = &result {
+            // Whoever asked for it is to hear that it is done.
+            let _ = timeout(LAST_ANSWERS_MAX, clients_end).await;
         }
+        result.map_err(ServerError::from)
     };
     Ok(Running {
         node,
