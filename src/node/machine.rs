@@ -110,7 +110,7 @@ impl<C> Machine<C> {
     /// A node with what was recovered.
     pub fn new(options: Options, raft: Raft, store: Store, now: Now) -> Machine<C> {
         Machine {
-            roster: Roster::default(),
+            roster: Roster::new(raft.id(), raft.status().membership, now.ticks),
             options,
             now,
             raft,

@@ -40,6 +40,13 @@ pub(super) struct Roster {
 }
 
 impl Roster {
+    /// Begins with the membership that was recovered: news of connections may come before anything else.
+    pub(super) fn new(own: NodeId, membership: &Membership, now: Ticks) -> Roster {
+        let mut roster = Roster::default();
+        roster.follow(own, membership, now);
+        roster
+    }
+
     fn connected(&mut self, peer: NodeId, incarnation: u64) {
         self.unconnected.remove(&peer);
         self.refusals.remove(&peer);
