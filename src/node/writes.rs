@@ -127,15 +127,16 @@ impl<C> Machine<C> {
             (Some(leader), Parked { origin, .. }) if leader != self.raft.id() => {
                 self.finish(origin, not_leader(), host);
             }
-            // A leader that removed itself hears no more of who leads: whoever passed this on knows better.
             (
-                None,
+                _,
                 Parked {
                     origin: origin @ Origin::Remote(_),
                     ..
                 },
-            ) if self.raft.is_removed() => {
-                self.finish(origin, not_leader(), host);
+            ) if self.raft.is_removed() || self.is_retiring() => self.finish(origin, not_leader(), host),
+            (None, Parked { origin, .. }) if self.raft.is_removed() => {
+                let text = "this node was removed from its cluster; ask another node; nothing was done";
+                self.finish(origin, Reply::error(Code::ClusterDown, text), host);
             }
             (_, parked) => self.park(parked),
         }
@@ -161,6 +162,13 @@ impl<C> Machine<C> {
         self.waiters.park(parked);
     }
 
+    /// Whether this node leads for the last moments after its own removal, and takes nothing any more: it will not
+    /// hear who leads then, so whoever passes something on to it is to try again, there.
+    fn is_retiring(&self) -> bool {
+        let raft = self.raft.status();
+        self.raft.is_transferring() && !raft.membership.addresses.contains_key(&self.raft.id())
+    }
+
     /// Another node passes something on to this one, which it believes to lead; or a leader asks it something.
     pub fn on_call(&mut self, call: C, order: &Bytes, host: &mut impl Host<CallId = C>) {
         let origin = Origin::Remote(call);
@@ -176,7 +184,7 @@ impl<C> Machine<C> {
         {
             return self.finish(origin, refusal, host);
         }
-        if !self.raft.is_leader() {
+        if !self.raft.is_leader() || self.is_retiring() {
             return self.finish(origin, not_leader(), host);
         }
         let deadline = if forward::is_write(order) {
