@@ -107,11 +107,7 @@ pub async fn run(
     options.transport.cluster_id = identity.cluster_id;
     options.transport.incarnation = identity.incarnation;
     let clock = Clock::start();
-    // What a leader knows of its own data folder need not be told to the log by an entry of its own.
-    let own = options.raft.id;
-    if options.membership.addresses.contains_key(&own) {
-        options.membership.incarnations.insert(own, identity.incarnation);
-    }
+    bind_own(&mut options.membership, options.raft.id, identity.incarnation);
     let recovered = raft::Recovered {
         hard_state: recovered.hard_state,
         membership: options.membership,
@@ -150,6 +146,13 @@ pub async fn run(
     driver.links.transport.shutdown().await;
     driver.links.disk.stop();
     result
+}
+
+/// A leader knows its own data folder, which then needs no entry of its own in the log.
+fn bind_own(first: &mut Membership, own: NodeId, incarnation: u64) {
+    if first.addresses.contains_key(&own) {
+        first.incarnations.insert(own, incarnation);
+    }
 }
 
 /// Opens the data folder on a thread of its own, for a long log takes a while to read.
