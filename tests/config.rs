@@ -274,8 +274,12 @@ fn wrong_nodes_and_members_are_named() {
             "c.toml:3: cluster.members: missing",
         ),
         (
-            "[node]\nid = 1\n[cluster]\njoin = true".into(),
-            "c.toml:4: cluster.join: found true, expected false: joining",
+            "[node]\nid = 1\n[cluster]\njoin = 1".into(),
+            "c.toml:4: cluster.join: found 1, expected true or false",
+        ),
+        (
+            format!("{}join = true\n", members(one)),
+            "cluster.members: found 1 member, expected none with cluster.join = true",
         ),
         (
             "[node]\nid = 1\n[cluster]\nmembers = 5".into(),

@@ -167,7 +167,15 @@ impl Admin {
     async fn readyz(&self) -> Reply {
         match probe(&self.node, self.options.patience).await {
             Ok(()) => plain(StatusCode::OK, "ready\n".into()),
-            Err(why) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+            Err(why) => {
+                let problems = self.status().await.map(|status| status.problems);
+                let problems = problems.unwrap_or_default().into_iter();
+                let lines: String = problems.map(|problem| format!("{problem}\n")).collect();
+                plain(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    format!("not ready: {why}\n{lines}"),
+                )
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! Small and pure: what every layer may use and what knows of no other layer.
 
+pub mod address;
 pub mod escape;
 pub mod glob;
 pub mod mutant;

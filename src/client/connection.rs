@@ -344,8 +344,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
                 return Err(self.session.perform(action));
             }
             Action::Write(command) => (Operation::Write(command), Then::Written),
-            Action::Transfer(to) => (Operation::Transfer(to), Then::Written),
-            Action::Snapshot => (Operation::Snapshot, Then::Written),
+            Action::Operate(operation) => (operation, Then::Written),
             Action::Query(query) => (Operation::Query(query, mode), Then::Read),
             Action::Walk(walk) => (Operation::View(mode), Then::Walk(walk)),
             Action::Scan(step) => {

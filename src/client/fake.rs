@@ -92,7 +92,11 @@ fn outcome(store: &mut Store, operation: Operation) -> Outcome {
         Operation::Write(command) => Outcome::Reply(store.apply(store.applied() + 1, NOW_MS, &command)),
         Operation::Query(query, _) => Outcome::Reply(store.query(&query, NOW_MS)),
         Operation::View(ReadMode::Quorum | ReadMode::Lease | ReadMode::Stale) => Outcome::View(store.view()),
-        Operation::Transfer(_) | Operation::Snapshot => Outcome::Reply(Reply::Ok),
+        Operation::Transfer(_)
+        | Operation::Snapshot
+        | Operation::Change(_)
+        | Operation::Verify
+        | Operation::Rebuild => Outcome::Reply(Reply::Ok),
         Operation::Status => Outcome::Status(Box::new(status(store))),
     }
 }

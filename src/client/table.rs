@@ -16,8 +16,7 @@ use bytes::Bytes;
 
 use crate::base::escape;
 use crate::kv::{Code, Command, Error, KEY_MAX_BYTES, Query, Reply, Scan};
-use crate::node::ReadMode;
-use crate::raft::NodeId;
+use crate::node::{Operation, ReadMode};
 
 use super::reply::Response;
 use super::resp::integer;
@@ -98,10 +97,8 @@ pub(crate) enum Action {
     Walk(Walk),
     /// SCAN.
     Scan(ScanStep),
-    /// RAFT TRANSFER.
-    Transfer(Option<NodeId>),
-    /// RAFT SNAPSHOT.
-    Snapshot,
+    /// What the node is to do beside reads and writes: hand over, change the membership, compare states.
+    Operate(Operation),
     /// A page made of the node's status.
     Page(Page),
     /// Answered here and now.
@@ -252,7 +249,7 @@ impl Action {
     /// Its place in the order of requests.
     pub(crate) fn kind(&self) -> Kind {
         match self {
-            Action::Write(_) | Action::Transfer(_) | Action::Snapshot => Kind::Write,
+            Action::Write(_) | Action::Operate(_) => Kind::Write,
             Action::Query(_) | Action::Walk(_) | Action::Scan(_) | Action::Page(_) => Kind::Read,
             Action::Answer(_) | Action::Connection(_) => Kind::Local,
         }

@@ -1,8 +1,8 @@
 //! What must hold between keys.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
 
+use crate::base::address::is_unspecified;
 use crate::base::units;
 
 use super::source::Source;
@@ -87,7 +87,17 @@ fn membership(source: &mut Source, config: &Config, members: &[Member]) {
             &expected,
         );
     }
-    if !members.iter().any(|member| member.id == config.node.id) {
+    if config.cluster.join {
+        if !members.is_empty() {
+            let found = match members.len() {
+                1 => "1 member".into(),
+                count => format!("{count} members"),
+            };
+            let expected = "none with cluster.join = true: a node that joins learns the members from the cluster \
+                            when RAFT ADD adds it; leave cluster.members out, or join";
+            source.refuse_key("cluster.members", &found, expected);
+        }
+    } else if !members.iter().any(|member| member.id == config.node.id) {
         let ids: Vec<_> = members.iter().map(|member| member.id.to_string()).collect();
         let expected = match ids.is_empty() {
             true => "a member, but cluster.members is empty".into(),
@@ -95,14 +105,4 @@ fn membership(source: &mut Source, config: &Config, members: &[Member]) {
         };
         source.refuse_key("node.id", &config.node.id.to_string(), &expected);
     }
-}
-
-/// Whether an address is 0.0.0.0 or [::], which one can listen on but not connect to.
-fn is_unspecified(address: &str) -> bool {
-    address
-        .parse::<SocketAddr>()
-        .is_ok_and(|address| match address.ip() {
-            IpAddr::V4(ip) => ip.is_unspecified(),
-            IpAddr::V6(ip) => ip.is_unspecified(),
-        })
 }

@@ -8,8 +8,8 @@
 //! The file is walked by hand over the parser's spanned tree instead of through serde: serde's errors name a
 //! key or a place but not both, end at the first one, and cannot tell the file from the environment.
 //!
-//! What is missing: `[tls]`, `[auth]` and `cluster.join = true` are read, checked and then refused as not built yet.
-//! `limits.once_window` is read and checked and has no effect yet.
+//! What is missing: `[tls]` and `[auth]` are read, checked and then refused as not built yet. `limits.once_window` is
+//! read and checked and has no effect yet.
 
 mod check;
 mod read;
@@ -65,7 +65,10 @@ pub struct Listen {
 pub struct Cluster {
     /// A peer of another name is refused at the handshake; default `raftline`.
     pub name: String,
-    /// The first membership, by id; ignored once `data_dir` holds state. No default.
+    /// Whether the node starts without a membership and waits for RAFT ADD; ignored once `data_dir` holds state.
+    /// Default false.
+    pub join: bool,
+    /// The first membership, by id; empty if the node joins; ignored once `data_dir` holds state. No default.
     pub members: Vec<Member>,
 }
 
@@ -196,12 +199,15 @@ impl Config {
 
     /// One line for people: who this node is and where it listens.
     pub fn summary(&self) -> String {
-        let members = self.cluster.members.len();
+        let members = match self.cluster.members.len() {
+            0 => "joining".into(),
+            1 => "with 1 member".into(),
+            count => format!("with {count} members"),
+        };
         format!(
-            "node {} of cluster \"{}\" with {members} member{}; clients on {}, peers on {}, admin {}; data in {}",
+            "node {} of cluster \"{}\" {members}; clients on {}, peers on {}, admin {}; data in {}",
             self.node.id,
             self.cluster.name,
-            if members == 1 { "" } else { "s" },
             self.listen.client,
             self.listen.peer,
             match &self.listen.admin {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
+use crate::base::address::is_address;
 use crate::base::units;
 use crate::raft::NodeId;
 
@@ -82,15 +83,9 @@ fn cluster(source: &mut Source) -> Cluster {
         )
         .unwrap_or_else(|| "raftline".into());
     let join = source.read(&mut table, "join", "true or false", Item::boolean);
-    let members = members(source, &mut table, join == Some(true));
-    if join == Some(true) {
-        source.refuse_key(
-            "cluster.join",
-            "true",
-            "false: joining a running cluster is not built yet",
-        );
-    }
-    Cluster { name, members }
+    let join = join.unwrap_or(false);
+    let members = members(source, &mut table, join);
+    Cluster { name, join, members }
 }
 
 fn members(source: &mut Source, table: &mut Table, join: bool) -> Vec<Member> {
@@ -345,22 +340,10 @@ fn node_id(item: &Item) -> Option<NodeId> {
     item.integer().filter(|id| *id > 0).map(NodeId)
 }
 
-/// `host:port` with a port of at least `port_min`; the host is a name, an IPv4 address, or an IPv6 address in brackets.
+/// `host:port` with a port of at least `port_min`.
 fn address(item: &Item, port_min: u16) -> Option<String> {
     let text = item.string()?;
-    let (host, port) = text.rsplit_once(':')?;
-    let host_is_good = match host.strip_prefix('[') {
-        Some(rest) => rest.strip_suffix(']')?.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => {
-            (1..=253).contains(&host.len())
-                && host
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
-        }
-    };
-    let port_is_good =
-        port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().ok()? >= port_min;
-    (host_is_good && port_is_good).then(|| text.to_string())
+    is_address(text, port_min).then(|| text.to_string())
 }
 
 fn is_name(text: &str) -> bool {

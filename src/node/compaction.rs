@@ -250,7 +250,6 @@ impl<C> Machine<C> {
         }
         self.compaction.dropping = None;
         self.compaction.there_is(last.index);
-        host.adopt_membership(self.raft.status().membership);
         if let Some(cluster_id) = self.store.cluster_id() {
             host.adopt_cluster_id(cluster_id);
         }

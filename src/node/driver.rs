@@ -1,7 +1,7 @@
 //! The one task that owns Raft and the state machine. It waits for anything to happen, takes all that has
 //! happened, lets the [`Machine`] work, and waits again.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -21,7 +21,7 @@ use super::transfer::{SnapshotError, read_snapshot};
 use crate::kv::{Code, Garbage, Reply, Store, View};
 use crate::raft::{self, Batch, EntryId, Envelope, Index, Membership, NodeId, Raft, SnapshotHeader, Ticks};
 use crate::storage::{self, Committed, Storage, fs::RealFs};
-use crate::transport::{self, CallId, Event, EventReceiver, Transport};
+use crate::transport::{self, CallId, Event, EventReceiver, Members, Transport};
 
 /// Everything a node is made of.
 #[derive(Debug)]
@@ -68,6 +68,12 @@ pub enum NodeError {
     /// A write to the disk failed.
     #[error("{0}; the node stops, because it no longer knows what its disk holds")]
     Disk(String),
+    /// RAFT REBUILD was asked for.
+    #[error(
+        "as RAFT REBUILD asks, the data folder is marked to be fetched anew: start this node again (systemd does it), \
+         and it fetches everything from the others"
+    )]
+    Rebuild,
     /// The log holds what this version can't read.
     #[error(transparent)]
     Unreadable(#[from] UnreadableEntry),
@@ -98,15 +104,17 @@ pub async fn run(
         identity,
         recovered,
         store,
-    } = load(options.storage.clone(), &options.membership, &mut queue).await?;
+    } = load(&options, &mut queue).await?;
     options.machine.incarnation = identity.incarnation;
     options.raft.seed = random_u64()?;
     options.transport.cluster_id = identity.cluster_id;
     options.transport.incarnation = identity.incarnation;
     let clock = Clock::start();
     let raft = Raft::new(options.raft, recovered, clock.now().ticks);
-    let peers = peer_addresses(raft.status().membership);
-    let (transport, events) = Transport::start(options.transport, listener, peers.clone(), random_u64()?);
+    let (index, membership) = (raft.status().membership_index, raft.status().membership.clone());
+    let peers = membership.addresses.keys().copied().collect();
+    let members = Members::new(index, membership);
+    let (transport, events) = Transport::start(options.transport, listener, members, random_u64()?);
     let transport = Arc::new(transport);
     counters(Arc::clone(&transport));
     let (snapshots, snapshot_events) = {
@@ -155,14 +163,18 @@ struct Loaded {
     store: Store,
 }
 
+/// A leader knows its own data folder, which then needs no entry of its own in the log.
+fn bind_own(first: &mut Membership, own: NodeId, incarnation: u64) {
+    if first.addresses.contains_key(&own) {
+        first.incarnations.insert(own, incarnation);
+    }
+}
+
 /// Opens the data folder on a thread of its own, for a long log and a large snapshot take a while to read.
-async fn load(
-    options: storage::Options,
-    membership: &Membership,
-    queue: &mut mpsc::Receiver<Submission>,
-) -> Result<Loaded, NodeError> {
-    let (incarnation, membership) = (random_u64()?, membership.clone());
-    let open = move || open(&options, incarnation, membership);
+async fn load(options: &Options, queue: &mut mpsc::Receiver<Submission>) -> Result<Loaded, NodeError> {
+    let (incarnation, membership) = (random_u64()?, options.membership.clone());
+    let storage = options.storage.clone();
+    let open = move || open(&storage, incarnation, membership);
     let mut opening = tokio::task::spawn_blocking(open);
     loop {
         tokio::select! {
@@ -179,8 +191,29 @@ async fn load(
 }
 
 /// Reads what there is. `membership` is that of the configuration, which counts as long as nothing else does.
-fn open(options: &storage::Options, incarnation: u64, membership: Membership) -> Result<Loaded, NodeError> {
-    let (storage, found) = Storage::open(RealFs, options, incarnation)?;
+fn open(
+    options: &storage::Options,
+    incarnation: u64,
+    mut membership: Membership,
+) -> Result<Loaded, NodeError> {
+    let own = options.node_id;
+    let has_others = |known: Option<&Membership>| {
+        let voters = &known.unwrap_or(&membership).voters;
+        voters.iter().any(|voter| *voter != own)
+    };
+    let (storage, found) = Storage::open_or_set_aside(RealFs, options, incarnation, has_others)?;
+    if let Some(damage) = &found.set_aside {
+        tracing::error!(
+            %damage,
+            "the data folder is damaged: log and snapshots are moved to its folder `damaged`, everything is fetched from \
+             the other nodes again, and until then this node does not vote; the disk is not to be trusted",
+        );
+    } else if found.recovering {
+        tracing::warn!(
+            "this node fetches everything from the others again, and does not vote until it has it"
+        );
+    }
+    bind_own(&mut membership, own, found.identity.incarnation);
     if let Some(torn) = &found.torn {
         tracing::warn!(
             file = %torn.path.display(), offset = torn.offset, bytes = torn.found_bytes,
@@ -197,6 +230,7 @@ fn open(options: &storage::Options, incarnation: u64, membership: Membership) ->
         hard_state: found.hard_state,
         membership,
         entries: found.entries,
+        recovering: found.recovering,
         ..raft::Recovered::default()
     };
     let mut store = Store::new();
@@ -241,21 +275,13 @@ fn random_bytes(bytes: &mut [u8]) -> std::io::Result<()> {
     std::fs::File::open("/dev/urandom")?.read_exact(bytes)
 }
 
-fn peer_addresses(membership: &Membership) -> BTreeMap<NodeId, String> {
-    membership
-        .addresses
-        .iter()
-        .map(|(id, addresses)| (*id, addresses.peer.clone()))
-        .collect()
-}
-
 /// What the machine has done for it.
 struct Links {
     clock: Clock,
     transport: Arc<Transport>,
     disk: Disk,
     snapshots: SnapshotThreads,
-    peers: BTreeMap<NodeId, String>,
+    peers: BTreeSet<NodeId>,
 }
 
 impl Host for Links {
@@ -311,14 +337,23 @@ impl Host for Links {
     }
 
     fn tell_state_hash(&mut self, index: Index, hash: u64) {
-        for peer in self.peers.keys() {
+        for peer in &self.peers {
             self.transport.tell_state_hash(*peer, index, hash);
         }
     }
 
-    fn adopt_membership(&mut self, membership: &Membership) {
-        self.peers = peer_addresses(membership);
-        self.transport.set_peers(self.peers.clone());
+    fn adopt_membership(&mut self, index: Index, membership: &Membership) {
+        self.peers = membership.addresses.keys().copied().collect();
+        self.transport
+            .set_members(Members::new(index, membership.clone()));
+    }
+
+    fn mark_rebuild(&mut self) {
+        self.disk.mark_rebuild();
+    }
+
+    fn clear_recovering(&mut self) {
+        self.disk.clear_recovering();
     }
 
     fn adopt_cluster_id(&mut self, cluster_id: [u8; 16]) {
@@ -426,6 +461,10 @@ impl Driver {
                 Done::Persisted => self.machine.on_persisted(),
                 Done::Adopted(last) => inputs.snapshots.push(SnapshotEvent::Adopted(last)),
                 Done::FreeSpace(bytes) => self.machine.on_free_space(bytes),
+                Done::MarkedRebuild => {
+                    self.machine.on_rebuild_marked();
+                    return Err(NodeError::Rebuild);
+                }
                 Done::Failed(reason) => return Err(NodeError::Disk(reason)),
             }
         }
@@ -446,7 +485,8 @@ impl Driver {
     fn on_event(&mut self, event: Event) {
         let machine = &mut self.machine;
         match event {
-            Event::Connected { peer } => machine.on_connected(peer),
+            Event::Connected { peer, incarnation } => machine.on_connected(peer, incarnation),
+            Event::Refused { peer, refusal } => machine.on_refused(peer, refusal),
             Event::Disconnected { peer, by_peer } => {
                 machine.on_disconnected(peer, by_peer);
                 if !self.links.transport.is_connected(peer) {

@@ -41,6 +41,13 @@ impl Hashes {
         self.claim.take_if(|(claimed, _)| *claimed <= index);
     }
 
+    /// The hash at this index, unless that is to come or long past.
+    pub fn at(&self, index: Index) -> Option<u64> {
+        let back = self.last.0.checked_sub(index.0)?;
+        let position = (self.recent.len() as u64).checked_sub(back + 1)?;
+        self.recent.get(position as usize).copied()
+    }
+
     /// The leader claims this hash at this index. `false` if it is another one here; a claim about an index
     /// to come is checked when it comes, one about an index long past can't be.
     #[must_use]
@@ -49,10 +56,7 @@ impl Hashes {
             self.claim = Some((index, hash));
             return true;
         }
-        let back = self.last.0 - index.0;
-        let position = (self.recent.len() as u64).checked_sub(back + 1);
-        let ours = position.and_then(|position| self.recent.get(position as usize));
-        ours.is_none_or(|ours| *ours == hash)
+        self.at(index).is_none_or(|ours| ours == hash)
     }
 }
 
@@ -67,6 +71,10 @@ mod tests {
             assert!(hashes.applied(Index(index), index * 7));
         }
         assert!(hashes.claimed(Index(4000), 28000));
+        assert_eq!(
+            (hashes.at(Index(5000)), hashes.at(Index(5001))),
+            (Some(35000), None)
+        );
         assert!(!hashes.claimed(Index(4000), 28001));
         assert!(hashes.claimed(Index(1), 0), "too long ago to say");
         assert!(hashes.claimed(Index(5002), 1));

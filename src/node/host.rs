@@ -54,8 +54,15 @@ pub trait Host {
     /// Tells every other node the state's hash at an index.
     fn tell_state_hash(&mut self, index: Index, hash: u64);
 
-    /// The cluster has these members.
-    fn adopt_membership(&mut self, membership: &Membership);
+    /// The latest membership of the log, and its entry's index: connections are kept with every server in its
+    /// `addresses`, which may name former members that are still spoken with. It may be taken back for an earlier one.
+    fn adopt_membership(&mut self, index: Index, membership: &Membership);
+
+    /// Marks the data folder, durably, to be emptied with the next start and fetched anew; the machine is told.
+    fn mark_rebuild(&mut self);
+
+    /// Notes durably that what this node had lost is here again (trap 3.31).
+    fn clear_recovering(&mut self);
 
     /// The cluster has this identity.
     fn adopt_cluster_id(&mut self, cluster_id: [u8; 16]);

@@ -4,18 +4,19 @@
 //! Everything that needs a socket, the disk or a clock is asked of the [`Host`]. The same inputs give the same
 //! effects, so the simulation runs this code as it is.
 
-use std::collections::BTreeMap;
-
+use super::changes::Changes;
 use super::compaction::Compaction;
-use super::forward::Order;
+use super::forward::{Order, is_write};
 use super::hashes::Hashes;
 use super::host::{Host, Now};
+use super::members::Roster;
 use super::reads::{Read, ReadQueue};
 use super::request::{Operation, Outcome, ReadMode, Request, Submission};
+use super::verify::Verifications;
 use super::waiters::{Local, Origin, Overdue, Waiters};
 use crate::base::mutant::{self, Mutant};
 use crate::kv::{self, Code, Command, Reply, Store};
-use crate::raft::{Entry, Envelope, Index, NodeId, Payload, Raft, Ready, Term, Ticks};
+use crate::raft::{Addresses, Entry, Envelope, Index, NodeId, Payload, Raft, Ready, Term, Ticks};
 
 /// How a node treats its requests.
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub struct Options {
     pub cluster_name: String,
     /// This data folder's random number.
     pub incarnation: u64,
+    /// Where others reach this node, as far as its configuration says.
+    pub addresses: Addresses,
     /// How long a request may take before it gets an error.
     pub request_timeout_ms: u64,
     /// How many requests may wait for their outcome.
@@ -60,6 +63,10 @@ pub struct Machine<C> {
     pub(super) reads: ReadQueue,
     pub(super) transfers: Vec<PendingTransfer<C>>,
     pub(super) compaction: Compaction,
+    pub(super) changes: Changes<C>,
+    pub(super) verifications: Verifications<C>,
+    /// Who waits for the data folder to be marked.
+    pub(super) rebuilds: Vec<Local>,
     pub(super) hashes: Hashes,
     /// Since when the state here is known to differ from the leader's.
     pub(super) diverged_at: Option<Index>,
@@ -73,8 +80,7 @@ pub struct Machine<C> {
     pub(super) retry_parked_at: Ticks,
     pub(super) tried_leader: Option<(Term, NodeId)>,
     chores: Chores,
-    /// The members to which there is no connection, and since when.
-    pub(super) unconnected: BTreeMap<NodeId, Ticks>,
+    pub(super) roster: Roster,
     /// When this node last knew a leader.
     pub(super) leader_seen: Ticks,
 }
@@ -108,11 +114,9 @@ const HASH_INTERVAL_MS: u64 = 1000;
 impl<C> Machine<C> {
     /// A node with what was recovered: `store` is what the snapshot holds, or empty without one.
     pub fn new(options: Options, raft: Raft, store: Store, now: Now) -> Machine<C> {
-        let members = raft.status().membership.others(raft.id());
-        let unconnected = members.map(|member| (member, now.ticks)).collect();
         Machine {
-            unconnected,
             compaction: Compaction::default(),
+            roster: Roster::new(raft.id(), raft.status().membership, now.ticks),
             options,
             now,
             raft,
@@ -120,6 +124,9 @@ impl<C> Machine<C> {
             waiters: Waiters::default(),
             reads: ReadQueue::default(),
             transfers: Vec::new(),
+            changes: Changes::default(),
+            verifications: Verifications::default(),
+            rebuilds: Vec::new(),
             hashes: Hashes::default(),
             diverged_at: None,
             free_space_bytes: u64::MAX,
@@ -151,6 +158,8 @@ impl<C> Machine<C> {
         let others = [
             self.waiters.deadline(),
             self.reads.deadline(),
+            self.changes.deadline(),
+            self.verifications.deadline(),
             expiry,
             parked,
             snapshots,
@@ -184,6 +193,9 @@ impl<C> Machine<C> {
                 Operation::View(mode) => self.query(None, mode, local),
                 Operation::Transfer(target) => self.order(&Order::Transfer(target), local, host),
                 Operation::Snapshot => self.ask_for_snapshot(local),
+                Operation::Change(change) => self.order(&Order::Change(change), local, host),
+                Operation::Verify => self.order(&Order::Verify, local, host),
+                Operation::Rebuild => self.rebuild(local, host),
                 Operation::Status => local.answer_with(Outcome::Status(Box::new(self.status()))),
             }
         }
@@ -191,8 +203,19 @@ impl<C> Machine<C> {
 
     /// Why this node can't take the request at all.
     fn refusal(&self, operation: &Operation) -> Option<Reply> {
-        if matches!(operation, Operation::Status) {
+        if matches!(operation, Operation::Status | Operation::Rebuild) {
             return None;
+        }
+        if self.raft.is_removed() && !self.raft.is_leader() {
+            let text = "this node was removed from its cluster and serves nothing; ask another node; nothing was done";
+            return Some(Reply::error(Code::ClusterDown, text));
+        }
+        if self.waits_to_be_added() {
+            let text = format!(
+                "this node waits to be added to a cluster: run {} on a member; nothing was done",
+                self.add_command(self.raft.id())
+            );
+            return Some(Reply::error(Code::ClusterDown, text));
         }
         if self.diverged_at.is_some() {
             let text = "the state of this node differs from the leader's, so it serves nothing; ask another \
@@ -210,7 +233,8 @@ impl<C> Machine<C> {
     }
 
     pub(super) fn pending(&self) -> usize {
-        self.waiters.len() + self.reads.len() + self.transfers.len() + self.compaction.waiting()
+        let orders = self.transfers.len() + self.changes.len() + self.verifications.len();
+        self.waiters.len() + self.reads.len() + orders + self.compaction.waiting()
     }
 
     fn query(&mut self, query: Option<kv::Query>, mode: ReadMode, local: Local) {
@@ -238,23 +262,11 @@ impl<C> Machine<C> {
         self.raft.step(envelope);
     }
 
-    /// A new connection to this peer is open.
-    pub fn on_connected(&mut self, peer: NodeId) {
-        self.unconnected.remove(&peer);
-        self.raft.peer_connected(peer);
-        self.retry_parked_at = self.now.ticks;
-    }
-
     /// A connection with this peer has ended; `by_peer` if the peer's own kernel ended it.
     pub fn on_disconnected(&mut self, peer: NodeId, by_peer: bool) {
         if by_peer {
             self.raft.peer_closed(peer);
         }
-    }
-
-    /// There is no connection any more on which this node could ask the peer something.
-    pub fn on_unreachable(&mut self, peer: NodeId) {
-        self.unconnected.entry(peer).or_insert(self.now.ticks);
     }
 
     /// The leader says what its state's hash is at an index.
@@ -268,8 +280,8 @@ impl<C> Machine<C> {
         if self.diverged_at.is_none() {
             tracing::error!(
                 %index,
-                "the state here differs from the leader's at this index: this node stops serving; keep its data \
-                 folder and its log for analysis, and replace the node",
+                "the state here differs from the leader's at this index: this node stops serving; keep a copy of \
+                 its data folder and its log for analysis, and run RAFT REBUILD on it",
             );
             self.diverged_at = Some(index);
         }
@@ -305,8 +317,15 @@ impl<C> Machine<C> {
             reads,
             chunks_to_send,
             chunks_to_store,
-            ..
+            recovered,
+            recovering,
         } = self.raft.ready();
+        if recovered {
+            host.clear_recovering();
+        }
+        if recovering {
+            host.mark_rebuild();
+        }
         let more = !committed.is_empty();
         for envelope in messages {
             host.send(envelope);
@@ -330,6 +349,10 @@ impl<C> Machine<C> {
             self.answer_read(read);
         }
         self.settle_transfers(host);
+        self.advance_changes(host);
+        self.settle_verifications(host);
+        self.follow_membership(host);
+        self.notice_removal();
         let more_to_drop = self.compact(host);
         Ok(more || more_to_drop)
     }
@@ -354,13 +377,9 @@ impl<C> Machine<C> {
                 }
                 Some(reply)
             }
-            Payload::Noop => {
+            // A membership is in force since it was appended; see `members`.
+            Payload::Noop | Payload::Membership(_) => {
                 self.store.advance(index.0);
-                None
-            }
-            Payload::Membership(membership) => {
-                self.store.advance(index.0);
-                host.adopt_membership(&membership);
                 None
             }
         };
@@ -402,6 +421,9 @@ impl<C> Machine<C> {
             return;
         }
         self.found_cluster(host);
+        if self.chores.founded_in == Some(self.raft.term()) {
+            self.bind_members();
+        }
         self.expire_keys();
         self.tell_hash(host);
     }
@@ -467,7 +489,12 @@ impl<C> Machine<C> {
             Overdue::Proposed(origin) => self.finish(origin, unknown(), host),
             Overdue::Forwarded(sequence, forwarded) => {
                 host.cancel(sequence);
-                forwarded.local.answer(unknown());
+                let reply = if is_write(&forwarded.order) {
+                    unknown()
+                } else {
+                    unknown_order()
+                };
+                forwarded.local.answer(reply);
             }
             Overdue::Parked(parked) => {
                 let text = if self.raft.leader().is_some() {
@@ -514,6 +541,12 @@ impl<C> Machine<C> {
             let text = "the node is shutting down before leadership was handed over";
             self.finish(transfer.origin, Reply::error(Code::TryAgain, text), host);
         }
+        self.stop_changes(host);
+        self.stop_verifications(host);
+        for local in std::mem::take(&mut self.rebuilds) {
+            let text = "the node is shutting down; STATUS says after its next start whether it fetches everything anew";
+            local.answer(Reply::error(Code::UnknownResult, text));
+        }
     }
 }
 
@@ -522,4 +555,11 @@ fn unknown() -> Reply {
                 doing it twice is harmless";
     let code = mutant::pick(Mutant::UnknownIsTryAgain, Code::UnknownResult, Code::TryAgain);
     Reply::error(code, text)
+}
+
+/// What is said when a leader gave no answer to anything but a write.
+pub(super) fn unknown_order() -> Reply {
+    let text = "the leader was asked, but its answer did not arrive in time; RAFT MEMBERS and STATUS show what came of \
+                it";
+    Reply::error(Code::UnknownResult, text)
 }

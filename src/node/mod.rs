@@ -6,8 +6,10 @@
 //! `writes`, `waiters`, `reads`, `driver`, `persist`; and for snapshots `compaction` (when, and what follows),
 //! `transfer` (what is done to files) and `snapshots` (the threads that do it).
 //!
-//! Not here yet: changes of the membership, stepping down when the disk stalls.
+//! `members` is whom this node knows and how they stand, `changes` what somebody wants changed there, `verify` the
+//! comparison of all states.
 
+mod changes;
 mod clock;
 mod compaction;
 mod driver;
@@ -15,15 +17,18 @@ mod forward;
 mod hashes;
 mod host;
 mod machine;
+mod members;
 mod persist;
 mod picture;
 mod reads;
+mod rebuild;
 mod request;
 mod snapshots;
 mod status;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod verify;
 mod waiters;
 mod writes;
 
@@ -33,7 +38,7 @@ pub use driver::{NodeError, Options, Pulse, run};
 pub use host::{Host, Now, SnapshotEvent};
 pub use machine::{Machine, Options as MachineOptions, UnreadableEntry};
 pub use persist::persist_batch;
-pub use request::{Answer, Answers, Operation, Outcome, ReadMode, Request, Submission};
+pub use request::{Answer, Answers, MembershipChange, Operation, Outcome, ReadMode, Request, Submission};
 pub use status::{Member, MemberProgress, Role, Status};
 pub use transfer::{
     Filled, Incoming, Outgoing, Received, SnapshotError, Stored, read_snapshot, write_snapshot,

@@ -27,6 +27,8 @@ pub enum Done {
     Adopted(EntryId),
     /// So many bytes are free on the disk.
     FreeSpace(u64),
+    /// The data folder is marked to be fetched anew with the next start.
+    MarkedRebuild,
     /// A write failed: the process must end, because what is on the disk is no longer known (trap 3.29).
     Failed(String),
 }
@@ -37,6 +39,8 @@ enum Job {
     Adopt(Committed, EntryId),
     SetClusterId([u8; 16]),
     MeasureFreeSpace,
+    MarkRebuild,
+    ClearRecovering,
 }
 
 const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
@@ -85,6 +89,16 @@ impl Disk {
         let _ = self.jobs.send(Job::SetClusterId(cluster_id));
     }
 
+    /// Marks the data folder to be fetched anew with the next start; `Done::MarkedRebuild` follows.
+    pub fn mark_rebuild(&self) {
+        let _ = self.jobs.send(Job::MarkRebuild);
+    }
+
+    /// Notes that everything that was lost is here again.
+    pub fn clear_recovering(&self) {
+        let _ = self.jobs.send(Job::ClearRecovering);
+    }
+
     /// Looks how much is free; `Done::FreeSpace` follows.
     pub fn measure_free_space(&self) {
         let _ = self.jobs.send(Job::MeasureFreeSpace);
@@ -128,6 +142,15 @@ fn work<F: Fs>(
                 false
             }
             Job::MeasureFreeSpace => true,
+            Job::MarkRebuild => {
+                storage.mark_recovering().map_err(|error| error.to_string())?;
+                let _ = done.send(Done::MarkedRebuild);
+                false
+            }
+            Job::ClearRecovering => {
+                storage.clear_recovering().map_err(|error| error.to_string())?;
+                false
+            }
         };
         if measure {
             measured = Some(Instant::now());
@@ -148,17 +171,8 @@ pub fn persist_batch<F: Fs>(
     storage: &mut Storage<F>,
     batch: &Batch,
 ) -> Result<Option<Superfluous<F>>, PersistError> {
-    let mut superfluous = None;
-    if let Some(last) = batch.install {
-        // It was committed before the core heard of it. How large it is, nobody asks.
-        let size_bytes = 0;
-        storage.install_snapshot(Committed { last, size_bytes })?;
-        superfluous = Some(storage.drop_head(last)?);
-    }
-    if batch.hard_state.is_some() || !batch.entries.is_empty() {
-        storage.persist(batch)?;
-    }
-    Ok(superfluous)
+    storage.persist(batch)?;
+    batch.install.map(|last| storage.drop_head(last)).transpose()
 }
 
 /// Runs until the storage is dropped. A failure only makes appends slower, so it is logged and tried again.

@@ -1,13 +1,9 @@
 //! How a node sees itself and its cluster: fills in a [`Status`], and says what is wrong and what to do.
 
-use std::collections::VecDeque;
-
 use super::machine::Machine;
 use super::status::{Member, MemberProgress, Role, Status};
-use crate::raft::{FollowerStatus, RoleName};
+use crate::raft::RoleName;
 
-/// A member that cannot be asked, or does not answer, for so long is reported.
-const SILENT_MS: u64 = 2000;
 /// Without a leader for so long is reported.
 const LEADERLESS_MS: u64 = 2000;
 
@@ -65,20 +61,43 @@ impl<C> Machine<C> {
             state_hash: self.store.hash(),
             members: raft.membership.addresses.iter().map(member).collect(),
             pending: self.pending() as u64,
-            problems: self.problems(&raft.followers),
+            problems: self.problems(&raft),
         }
     }
 
-    fn problems(&self, followers: &VecDeque<FollowerStatus>) -> Vec<String> {
+    /// Why this node is no member as the others are.
+    fn standing_problem(&self, raft: &crate::raft::Status<'_>) -> Option<String> {
+        if self.waits_to_be_added() {
+            return Some(format!(
+                "waiting to be added: run {} on a member of the cluster",
+                self.add_command(self.raft.id())
+            ));
+        }
+        if raft.is_recovering {
+            return Some(
+                "this node has lost data and fetches it anew from the others; until it has done so it does not vote, \
+                 and no other node should be stopped"
+                    .into(),
+            );
+        }
+        raft.is_removed.then(|| {
+            "this node was removed from its cluster and serves nothing: stop it; to join again it needs an empty data \
+             folder, cluster.join = true, and RAFT ADD on a member"
+                .into()
+        })
+    }
+
+    fn problems(&self, raft: &crate::raft::Status<'_>) -> Vec<String> {
         let mut problems = Vec::new();
+        problems.extend(self.standing_problem(raft));
         if let Some(index) = self.diverged_at {
             problems.push(format!(
-                "the state of this node differs from the leader's at index {index}; it serves nothing: keep its data \
-                 folder and log for analysis, and replace the node"
+                "the state of this node differs from the leader's at index {index}; it serves nothing: keep a copy of \
+                 its data folder and log for analysis, and run RAFT REBUILD on it"
             ));
         }
         let leaderless_ms = self.now.ticks.since(self.leader_seen);
-        if leaderless_ms >= LEADERLESS_MS {
+        if leaderless_ms >= LEADERLESS_MS && !raft.is_removed && !self.waits_to_be_added() {
             problems.push(format!(
                 "no leader for {} s: see that a majority of the members runs and that their peer addresses can be \
                  reached from here",
@@ -104,25 +123,7 @@ impl<C> Machine<C> {
                  again at once"
             ));
         }
-        for (id, addresses) in &self.raft.status().membership.addresses {
-            let unconnected_ms = self
-                .unconnected
-                .get(id)
-                .map_or(0, |since| self.now.ticks.since(*since));
-            let silent_ms = followers.iter().find(|f| f.id == *id).map_or(0, |f| f.silent_ms);
-            if unconnected_ms >= SILENT_MS {
-                problems.push(format!(
-                    "no connection to node {id} for {} s: see that it runs and that {} can be reached from here",
-                    unconnected_ms / 1000,
-                    addresses.peer
-                ));
-            } else if silent_ms >= SILENT_MS {
-                problems.push(format!(
-                    "node {id} is connected but has not answered for {} s: see whether its process hangs",
-                    silent_ms / 1000
-                ));
-            }
-        }
+        self.member_problems(raft, &mut problems);
         problems
     }
 }

@@ -1,9 +1,11 @@
 //! What the layers above ask of a node, and how the answers come back.
 
+use std::fmt;
+
 use tokio::sync::mpsc;
 
 use crate::kv;
-use crate::raft::NodeId;
+use crate::raft::{Addresses, NodeId};
 
 use super::status::Status;
 
@@ -29,8 +31,46 @@ pub enum Operation {
     Transfer(Option<NodeId>),
     /// Take a snapshot of this node's state and drop the log behind it; answered when it is durable.
     Snapshot,
+    /// Change the membership. Passed to the leader where need be, and answered when the change is committed.
+    Change(MembershipChange),
+    /// Compare the states of all members at one index. Passed to the leader where need be.
+    Verify,
+    /// Mark this node's data to be fetched anew from the others: the node then ends, and its next start begins so.
+    Rebuild,
     /// This node's picture of itself and its cluster, at once.
     Status,
+}
+
+/// A change of the membership that a client can ask for (Diss. 4).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MembershipChange {
+    /// A server comes in, or comes back with an empty data folder: as a learner that becomes a voter by itself.
+    Add {
+        /// Its number.
+        id: NodeId,
+        /// Where it listens.
+        addresses: Addresses,
+        /// Answer only when it votes.
+        voter: bool,
+    },
+    /// A learner that has caught up becomes a voter.
+    Promote(NodeId),
+    /// A member goes.
+    Remove(NodeId),
+}
+
+impl fmt::Display for MembershipChange {
+    /// The command that asks for it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MembershipChange::Add { id, addresses, voter } => {
+                let voter = if *voter { " VOTER" } else { "" };
+                write!(f, "RAFT ADD {id} {} {}{voter}", addresses.peer, addresses.client)
+            }
+            MembershipChange::Promote(id) => write!(f, "RAFT PROMOTE {id}"),
+            MembershipChange::Remove(id) => write!(f, "RAFT REMOVE {id}"),
+        }
+    }
 }
 
 /// How a read is made linearizable.

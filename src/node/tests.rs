@@ -2,7 +2,7 @@
 
 mod snapshots;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use bytes::Bytes;
@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::host::{Host, Now, SnapshotEvent};
 use super::machine::{Machine, Options};
 use super::persist::persist_batch;
-use super::request::{Answer, Operation, Outcome, ReadMode, Request, Submission};
+use super::request::{Answer, MembershipChange, Operation, Outcome, ReadMode, Request, Submission};
 use super::transfer::{Filled, Incoming, Outgoing, read_snapshot, write_snapshot};
 use crate::kv::{
     self, Code, Command, Condition, Garbage, Moment, Query, Reply, SetAnswer, SetExpiry, Store, View,
@@ -22,7 +22,7 @@ use crate::raft::{
 };
 use crate::storage::fs::SimFs;
 use crate::storage::{self, Committed, Recovered, Storage};
-use crate::transport::CallError;
+use crate::transport::{CallError, Claim, Members, Refusal};
 
 /// A node's disk, and what the threads beside it would do.
 struct Disk {
@@ -71,12 +71,19 @@ struct Effects {
     /// Of the last heartbeat to each.
     sessions: BTreeMap<NodeId, u64>,
     cluster_id: Option<[u8; 16]>,
-    members: usize,
+    /// The latest membership, and the number of its entry.
+    membership: (Index, Membership),
+    /// The connections are not as that says yet.
+    news: bool,
+    incarnation: u64,
+    /// To whom there is a connection.
+    connected: BTreeSet<u64>,
     measured: usize,
+    rebuilding: bool,
 }
 
 impl Effects {
-    fn new(id: u64, disk: Disk) -> Effects {
+    fn new(id: u64, incarnation: u64, disk: Disk) -> Effects {
         Effects {
             id,
             disk,
@@ -90,8 +97,12 @@ impl Effects {
             hashes: Vec::new(),
             sessions: BTreeMap::new(),
             cluster_id: None,
-            members: 0,
+            membership: (Index(0), Membership::default()),
+            news: false,
+            incarnation,
+            connected: BTreeSet::new(),
             measured: 0,
+            rebuilding: false,
         }
     }
 
@@ -103,6 +114,7 @@ impl Effects {
             || !self.calls.is_empty()
             || !self.answers.is_empty()
             || !self.hashes.is_empty()
+            || self.news
     }
 }
 
@@ -169,9 +181,14 @@ impl Host for Effects {
     fn tell_state_hash(&mut self, index: Index, hash: u64) {
         self.hashes.push((index, hash));
     }
-    fn adopt_membership(&mut self, membership: &Membership) {
-        self.members = membership.voters.len();
+    fn adopt_membership(&mut self, index: Index, membership: &Membership) {
+        self.membership = (index, membership.clone());
+        self.news = true;
     }
+    fn mark_rebuild(&mut self) {
+        self.rebuilding = true;
+    }
+    fn clear_recovering(&mut self) {}
     fn adopt_cluster_id(&mut self, cluster_id: [u8; 16]) {
         self.cluster_id = Some(cluster_id);
     }
@@ -196,9 +213,7 @@ impl World {
             wall_ms: 1_000_000,
         };
         let voters = (1..=n).map(NodeId).collect();
-        let addresses = (1..=n)
-            .map(|id| (NodeId(id), raft::Addresses::default()))
-            .collect();
+        let addresses = (1..=n).map(|id| (NodeId(id), addresses(id))).collect();
         let membership = Membership {
             voters,
             addresses,
@@ -217,20 +232,19 @@ impl World {
 
     /// A node starts on what its disk holds.
     fn start(&mut self, id: u64, fs: &SimFs) {
+        self.start_as(id, fs, id, self.membership.clone());
+    }
+
+    fn start_as(&mut self, id: u64, fs: &SimFs, incarnation: u64, membership: Membership) {
         let mut options = Options {
-            cluster_name: "test".into(),
-            incarnation: id,
-            request_timeout_ms: 4000,
-            max_pending: 100,
-            max_memory_bytes: 0,
-            min_free_space_bytes: 1000,
-            snapshot_log_bytes: 1 << 40,
+            incarnation,
+            ..machine_options(id)
         };
         (self.change)(&mut options);
         let (disk, found) = Disk::open(id, fs);
         let mut recovered = raft::Recovered {
             hard_state: found.hard_state,
-            membership: self.membership.clone(),
+            membership,
             entries: found.entries,
             ..Default::default()
         };
@@ -242,13 +256,9 @@ impl World {
             store = read_snapshot(snapshot).unwrap();
         }
         let raft = Raft::new(raft_options(id), recovered, self.now.ticks);
-        let mut machine = Machine::new(options, raft, store, self.now);
-        let all: Vec<NodeId> = self.membership.voters.iter().copied().collect();
-        all.iter().for_each(|peer| machine.on_connected(*peer));
-        self.nodes.insert(id, (machine, Effects::new(id, disk)));
-        for (_, (other, _)) in self.nodes.iter_mut().filter(|(other, _)| **other != id) {
-            other.on_connected(NodeId(id));
-        }
+        let machine = Machine::new(options, raft, store, self.now);
+        self.nodes
+            .insert(id, (machine, Effects::new(id, incarnation, disk)));
     }
 
     /// A node's process is killed, and starts again.
@@ -257,7 +267,23 @@ impl World {
         let fs = effects.disk.fs.clone();
         drop(effects);
         fs.kill_process();
+        self.disconnect(id);
         self.start(id, &fs);
+    }
+
+    /// Starts a node that waits to be added; also for one that was there, with an empty data folder of this number.
+    fn join(&mut self, id: u64, incarnation: u64) {
+        self.disconnect(id);
+        self.start_as(id, &SimFs::new(), incarnation, Membership::default());
+    }
+
+    /// The others lose their connections with a node, and look for it.
+    fn disconnect(&mut self, id: u64) {
+        for (machine, effects) in self.nodes.values_mut() {
+            effects.connected.remove(&id);
+            effects.news = true;
+            machine.on_unreachable(NodeId(id));
+        }
     }
 
     /// A world whose leader is known everywhere.
@@ -307,7 +333,7 @@ impl World {
                         machine.on_snapshot(event, effects);
                     }
                 }
-                self.carry(id);
+                moved |= self.carry(id);
             }
             if !moved {
                 break;
@@ -315,8 +341,48 @@ impl World {
         }
     }
 
-    /// Carries everything that a node has sent to where it goes.
-    fn carry(&mut self, id: u64) {
+    /// Connects a node with those that its transport is told of.
+    fn connect(&mut self, id: u64) {
+        let numbers: BTreeMap<u64, u64> = self
+            .nodes
+            .iter()
+            .map(|(id, (_, effects))| (*id, effects.incarnation))
+            .collect();
+        let (machine, effects) = self.nodes.get_mut(&id).unwrap();
+        let (index, membership) = &effects.membership;
+        let members = Members::new(*index, membership.clone());
+        effects.connected.retain(|peer| members.contains(NodeId(*peer)));
+        let wanted = membership.addresses.keys().filter(|peer| peer.0 != id);
+        for peer in wanted {
+            let Some(incarnation) = numbers.get(&peer.0).copied() else {
+                continue;
+            };
+            let claim = Claim {
+                node_id: *peer,
+                incarnation,
+                membership_index: Index(0),
+            };
+            if members.refuses(&claim) && !effects.connected.contains(&peer.0) {
+                machine.on_refused(*peer, Refusal::Wiped);
+            } else if effects.connected.insert(peer.0) {
+                machine.on_connected(*peer, incarnation);
+            }
+        }
+    }
+
+    /// Carries everything that a node has sent to where it goes; whether there was anything.
+    fn carry(&mut self, id: u64) -> bool {
+        let news = std::mem::take(&mut self.nodes.get_mut(&id).unwrap().1.news);
+        if news {
+            self.connect(id);
+        }
+        let connected: BTreeSet<u64> = self
+            .nodes
+            .iter()
+            .filter(|(_, (_, effects))| effects.connected.contains(&id))
+            .map(|(other, _)| *other)
+            .chain(self.nodes[&id].1.connected.iter().copied())
+            .collect();
         let effects = &mut self.nodes.get_mut(&id).unwrap().1;
         let (sent, calls) = (
             std::mem::take(&mut effects.sent),
@@ -327,9 +393,12 @@ impl World {
             std::mem::take(&mut effects.hashes),
         );
         let cut = self.cut.clone();
-        let reaches = move |to: u64| !cut.contains(&id) && !cut.contains(&to);
+        let reaches = move |to: u64| connected.contains(&to) && !cut.contains(&id) && !cut.contains(&to);
+        let news = news || !(sent.is_empty() && calls.is_empty() && answers.is_empty() && hashes.is_empty());
         for envelope in sent.into_iter().filter(|envelope| reaches(envelope.to.0)) {
-            self.machine(envelope.to.0).on_message(envelope);
+            if let Some((machine, _)) = self.nodes.get_mut(&envelope.to.0) {
+                machine.on_message(envelope);
+            }
         }
         for (to, sequence, order) in calls {
             if reaches(to.0) {
@@ -351,6 +420,7 @@ impl World {
                 machine.on_state_hash(NodeId(id), index, hash);
             }
         }
+        news
     }
 
     fn machine(&mut self, id: u64) -> &mut Machine<(u64, u64)> {
@@ -373,6 +443,26 @@ impl World {
         let mut inbox = self.ask(id, operation);
         self.pass(50);
         answer(&mut inbox).expect("an answer within 50 ms")
+    }
+}
+
+fn machine_options(id: u64) -> Options {
+    Options {
+        cluster_name: "test".into(),
+        incarnation: id,
+        addresses: addresses(id),
+        request_timeout_ms: 4000,
+        max_pending: 100,
+        max_memory_bytes: 0,
+        min_free_space_bytes: 1000,
+        snapshot_log_bytes: 1 << 40,
+    }
+}
+
+fn addresses(id: u64) -> raft::Addresses {
+    raft::Addresses {
+        peer: format!("peer{id}"),
+        client: format!("client{id}"),
     }
 }
 
@@ -455,7 +545,12 @@ fn a_new_cluster_names_itself_once_and_writes_down_its_members() {
         .map(|(_, effects)| effects.cluster_id)
         .collect();
     assert_eq!(named, vec![Some([leader as u8; 16]); 3]);
-    assert!(world.nodes.values().all(|(_, effects)| effects.members == 3));
+    assert!(
+        world
+            .nodes
+            .values()
+            .all(|(_, effects)| effects.membership.1.voters.len() == 3)
+    );
     world.cut = vec![leader];
     let second = world.wait_for_leader();
     world.pass(1000);
@@ -715,4 +810,222 @@ fn what_a_peer_passes_on_may_be_rubbish() {
     let ((to, _), reply) = effects.answers.pop().unwrap();
     assert_eq!(to, 9);
     assert_eq!(code(kv::decode_reply(reply).ok()), Some(Code::Err));
+}
+
+fn add(id: u64, voter: bool) -> Operation {
+    let addresses = addresses(id);
+    let id = NodeId(id);
+    Operation::Change(MembershipChange::Add { id, addresses, voter })
+}
+
+fn remove(id: u64) -> Operation {
+    Operation::Change(MembershipChange::Remove(NodeId(id)))
+}
+
+impl World {
+    fn membership(&self, id: u64) -> Membership {
+        self.nodes[&id].0.raft().status().committed_membership.clone()
+    }
+
+    fn problems(&self, id: u64) -> String {
+        self.nodes[&id].0.status().problems.join("\n")
+    }
+
+    fn passes_until(&mut self, what: &str, is_so: impl Fn(&World) -> bool) {
+        for _ in 0..2000 {
+            if is_so(self) {
+                return;
+            }
+            self.pass(10);
+        }
+        panic!("20 s in vain for: {what}");
+    }
+}
+
+#[test]
+fn members_are_bound_to_their_data_folders_by_themselves() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    world.passes_until("all bound", |world| {
+        world.membership(leader).incarnations.len() == 3
+    });
+    let bound = world.membership(leader).incarnations;
+    assert_eq!(bound, (1..=3).map(|id| (NodeId(id), id)).collect());
+}
+
+#[test]
+fn a_node_is_added_through_any_node_and_votes_by_itself() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    world.join(4, 4);
+    world.pass(100);
+    let waiting = world.problems(4);
+    assert!(
+        waiting.contains("waiting to be added: run RAFT ADD 4 peer4 client4"),
+        "{waiting}"
+    );
+    let refused = code(Some(world.reply(4, Operation::Write(set("k", "v")))));
+    assert_eq!(refused, Some(Code::ClusterDown));
+    let mut inbox = world.ask(1 + leader % 3, add(4, true));
+    world.passes_until("a voter", |world| world.membership(leader).voters.len() == 4);
+    world.pass(100);
+    assert_eq!(answer(&mut inbox), Some(Reply::Ok));
+    assert_eq!(world.reply(4, Operation::Write(set("k", "v"))), Reply::Ok);
+    assert_eq!(world.problems(4), "");
+}
+
+#[test]
+fn one_change_at_a_time_and_the_second_asker_is_told() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    world.passes_until("all bound", |world| {
+        world.membership(leader).incarnations.len() == 3
+    });
+    let mut first = world.ask(leader, add(4, false));
+    let mut second = world.ask(leader, add(5, false));
+    world.pass(50);
+    assert_eq!(answer(&mut first), Some(Reply::Ok));
+    assert_eq!(code(answer(&mut second)), Some(Code::Conflict));
+    let mut wrong = world.ask(leader, remove(9));
+    world.pass(50);
+    assert_eq!(code(answer(&mut wrong)), Some(Code::Err));
+}
+
+#[test]
+fn a_change_without_a_quorum_does_not_claim_an_outcome() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    world.passes_until("all bound", |world| {
+        world.membership(leader).incarnations.len() == 3
+    });
+    world.cut = vec![leader];
+    let mut change = world.ask(leader, add(4, false));
+    world.pass(3900);
+    assert_eq!(answer(&mut change), None);
+    world.pass(200);
+    assert_eq!(code(answer(&mut change)), Some(Code::UnknownResult));
+}
+
+#[test]
+fn a_learner_that_never_comes_is_unknown_at_the_deadline_of_voter() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    let mut change = world.ask(leader, add(4, true));
+    world.pass(59_000);
+    assert_eq!(answer(&mut change), None);
+    world.pass(2000);
+    assert_eq!(code(answer(&mut change)), Some(Code::UnknownResult));
+    let problems = world.problems(leader);
+    assert!(
+        problems.contains("no connection to node 4") && problems.contains("is a learner for"),
+        "{problems}"
+    );
+}
+
+#[test]
+fn a_wiped_member_is_named_and_one_command_brings_it_back() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    world.passes_until("all bound", |world| {
+        world.membership(leader).incarnations.len() == 3
+    });
+    let wiped = 1 + leader % 3;
+    world.join(wiped, 77);
+    world.pass(2000);
+    let problems = world.problems(leader);
+    let told = format!(
+        "node {wiped} came back with an empty data folder: run RAFT ADD {wiped} peer{wiped} client{wiped}"
+    );
+    assert!(problems.contains(&told), "{problems}");
+    let mut inbox = world.ask(leader, add(wiped, true));
+    world.passes_until("a voter again", |world| {
+        let membership = world.membership(leader);
+        membership.voters.len() == 3 && membership.incarnations.get(&NodeId(wiped)) == Some(&77)
+    });
+    world.pass(100);
+    assert_eq!(answer(&mut inbox), Some(Reply::Ok));
+    assert_eq!(world.problems(leader), "");
+}
+
+#[test]
+fn a_removed_node_says_so_and_serves_nothing() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    let gone = 1 + leader % 3;
+    let mut inbox = world.ask(leader, remove(gone));
+    world.pass(200);
+    assert_eq!(answer(&mut inbox), Some(Reply::Ok));
+    world.pass(3000);
+    assert!(
+        world.problems(gone).contains("this node was removed"),
+        "{}",
+        world.problems(gone)
+    );
+    assert_eq!(code(Some(world.reply(gone, get("k")))), Some(Code::ClusterDown));
+    assert!(
+        world.nodes[&gone].1.membership.1.addresses.is_empty(),
+        "it dials nobody"
+    );
+    assert!(
+        !world.nodes[&leader]
+            .1
+            .membership
+            .1
+            .addresses
+            .contains_key(&NodeId(gone))
+    );
+    assert_eq!(world.reply(leader, Operation::Write(set("k", "v"))), Reply::Ok);
+}
+
+#[test]
+fn trap_3_47_a_leader_that_is_removed_answers_and_hands_over() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    let other = 1 + leader % 3;
+    let mut inbox = world.ask(other, remove(leader));
+    let mut write = world.write(other, set("k", "v"));
+    world.pass(300);
+    assert_eq!(
+        (answer(&mut inbox), answer(&mut write)),
+        (Some(Reply::Ok), Some(Reply::Ok))
+    );
+    world.passes_until("a successor", |world| {
+        world
+            .nodes
+            .iter()
+            .any(|(id, (machine, _))| *id != leader && machine.is_leader())
+    });
+    world.pass(1000);
+    assert!(world.problems(leader).contains("this node was removed"));
+    assert_eq!(world.reply(other, Operation::Write(set("k", "w"))), Reply::Ok);
+}
+
+#[test]
+fn verify_compares_all_states_and_names_what_differs() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    let other = 1 + leader % 3;
+    world.reply(leader, Operation::Write(set("k", "v")));
+    assert_eq!(world.reply(other, Operation::Verify), Reply::Ok);
+    world.cut = vec![other];
+    let mut inbox = world.ask(leader, Operation::Verify);
+    world.pass(50);
+    let Some(Reply::Error(error)) = answer(&mut inbox) else {
+        panic!("one did not answer")
+    };
+    assert!(
+        error.text.contains(&format!("node {other} gave no hash")),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_node_is_marked_to_be_rebuilt_unless_it_leads() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    let other = 1 + leader % 3;
+    assert_eq!(
+        code(Some(world.reply(leader, Operation::Rebuild))),
+        Some(Code::Err)
+    );
+    let mut inbox = world.ask(other, Operation::Rebuild);
+    assert!(world.nodes[&other].1.rebuilding);
+    assert_eq!(answer(&mut inbox), None, "not before the mark is durable");
+    world.machine(other).on_rebuild_marked();
+    assert_eq!(answer(&mut inbox), Some(Reply::Ok));
+    let (mut alone, leader) = World::with_leader(1, |_| {});
+    assert_eq!(
+        code(Some(alone.reply(leader, Operation::Rebuild))),
+        Some(Code::Err)
+    );
 }

@@ -151,6 +151,11 @@ impl<C> Waiters<C> {
         }
     }
 
+    /// Whether something was passed to this node and is not answered.
+    pub fn is_forwarded_to(&self, id: NodeId) -> bool {
+        self.forwarded.values().any(|forwarded| forwarded.to == id)
+    }
+
     /// The write has to wait for a leader.
     pub fn park(&mut self, parked: Parked<C>) {
         let place = self

@@ -5,9 +5,9 @@
 
 use bytes::Bytes;
 
-use super::forward::Order;
+use super::forward::{self, Order};
 use super::host::Host;
-use super::machine::{Machine, PendingTransfer};
+use super::machine::{Machine, PendingTransfer, unknown_order};
 use super::waiters::{Forwarded, Local, Origin, Parked};
 use crate::base::mutant::{self, Mutant};
 use crate::kv::{self, Code, Command, Reply};
@@ -32,7 +32,8 @@ impl<C> Machine<C> {
             let deadline = self.request_deadline();
             self.lead(Order::Write(command), deadline, origin, host);
         } else {
-            self.pass_on(Order::Write(command).encode(), origin, host);
+            let deadline = self.request_deadline();
+            self.pass_on(Order::Write(command).encode(), deadline, origin, host);
         }
     }
 
@@ -53,17 +54,24 @@ impl<C> Machine<C> {
         Some(Reply::error(Code::ReadOnly, text))
     }
 
-    /// A client's order to hand over leadership.
+    /// What a client wants of the leader beside writes.
     pub(super) fn order(&mut self, order: &Order, local: Local, host: &mut impl Host<CallId = C>) {
-        self.pass_on(order.encode(), Origin::Local(local), host);
+        let deadline = self.change_deadline(order);
+        self.pass_on(order.encode(), deadline, Origin::Local(local), host);
     }
 
     /// To the leader, or into the queue until there is one.
-    fn pass_on(&mut self, order: Bytes, origin: Origin<C>, host: &mut impl Host<CallId = C>) {
+    fn pass_on(
+        &mut self,
+        order: Bytes,
+        deadline: Ticks,
+        origin: Origin<C>,
+        host: &mut impl Host<CallId = C>,
+    ) {
         self.sequence += 1;
         let parked = Parked {
             sequence: self.sequence,
-            deadline: self.request_deadline(),
+            deadline,
             order,
             origin,
         };
@@ -120,6 +128,17 @@ impl<C> Machine<C> {
             (Some(leader), Parked { origin, .. }) if leader != self.raft.id() => {
                 self.finish(origin, not_leader(), host);
             }
+            (
+                _,
+                Parked {
+                    origin: origin @ Origin::Remote(_),
+                    ..
+                },
+            ) if self.raft.is_removed() || self.is_retiring() => self.finish(origin, not_leader(), host),
+            (None, Parked { origin, .. }) if self.raft.is_removed() => {
+                let text = "this node was removed from its cluster; ask another node; nothing was done";
+                self.finish(origin, Reply::error(Code::ClusterDown, text), host);
+            }
             (_, parked) => self.park(parked),
         }
     }
@@ -136,7 +155,7 @@ impl<C> Machine<C> {
         }
     }
 
-    fn park(&mut self, parked: Parked<C>) {
+    pub(super) fn park(&mut self, parked: Parked<C>) {
         if !self.waiters.has_parked() {
             self.tried_leader = self.raft.leader().map(|leader| (self.raft.term(), leader));
             self.retry_parked_at = self.now.ticks.after(RETRY_MS);
@@ -144,23 +163,40 @@ impl<C> Machine<C> {
         self.waiters.park(parked);
     }
 
-    /// Another node passes something on to this one, which it believes to lead.
+    /// Whether this node leads for the last moments after its own removal, and takes nothing any more: it will not
+    /// hear who leads then, so whoever passes something on to it is to try again, there.
+    fn is_retiring(&self) -> bool {
+        let raft = self.raft.status();
+        self.raft.is_transferring() && !raft.membership.addresses.contains_key(&self.raft.id())
+    }
+
+    /// Another node passes something on to this one, which it believes to lead; or a leader asks it something.
     pub fn on_call(&mut self, call: C, order: &Bytes, host: &mut impl Host<CallId = C>) {
         let origin = Origin::Remote(call);
         if self.pending() >= self.options.max_pending {
             let text = "too many requests wait on the leader; nothing was done, try again later";
             return self.finish(origin, Reply::error(Code::Busy, text), host);
         }
-        if let Some(refusal) = self.no_room_on_disk(host) {
+        if forward::is_for_all(order) {
+            return self.lead_order(order, self.request_deadline(), origin, host);
+        }
+        if forward::is_write(order)
+            && let Some(refusal) = self.no_room_on_disk(host)
+        {
             return self.finish(origin, refusal, host);
         }
-        if !self.raft.is_leader() {
+        if !self.raft.is_leader() || self.is_retiring() {
             return self.finish(origin, not_leader(), host);
         }
-        if self.waiters.has_parked() || self.raft.is_transferring() {
-            self.pass_on(order.clone(), origin, host);
+        let deadline = if forward::is_write(order) {
+            self.request_deadline()
         } else {
-            self.lead_order(order, self.request_deadline(), origin, host);
+            Order::decode(order).map_or(self.now.ticks, |order| self.change_deadline(&order))
+        };
+        if self.waiters.has_parked() || self.raft.is_transferring() {
+            self.pass_on(order.clone(), deadline, origin, host);
+        } else {
+            self.lead_order(order, deadline, origin, host);
         }
     }
 
@@ -186,6 +222,13 @@ impl<C> Machine<C> {
         match order {
             Order::Write(command) => self.lead_write(command, deadline, origin, host),
             Order::Transfer(target) => self.lead_transfer(target, deadline, origin, host),
+            Order::Change(change) => self.lead_change(change, deadline, origin, host),
+            Order::Verify => self.lead_verify(deadline, origin, host),
+            Order::HashAt(index) => match origin {
+                Origin::Remote(call) => self.on_hash_question(index, call, host),
+                // Nobody here asks itself.
+                Origin::Local(local) => local.answer(unknown_order()),
+            },
         }
     }
 
@@ -291,6 +334,9 @@ impl<C> Machine<C> {
 
     /// The leader's answer to what this node passed on, or why there is none.
     pub fn on_answer(&mut self, sequence: u64, result: Result<Bytes, CallError>) {
+        if self.on_hash_answer(sequence, &result) {
+            return;
+        }
         let Some(Forwarded {
             deadline,
             order,
@@ -311,6 +357,7 @@ impl<C> Machine<C> {
             }
             Err(CallError::NotSent | CallError::DeadlineExceeded { written: false }) => not_leader(),
             Err(CallError::Lost) if mutant::is(Mutant::ForwardedTwice) => not_leader(),
+            Err(_) if !forward::is_write(&order) => unknown_order(),
             Err(CallError::Lost | CallError::DeadlineExceeded { written: true }) => Reply::error(
                 Code::UnknownResult,
                 "the connection to the leader was lost before its answer came; the write may have been done",

@@ -421,6 +421,11 @@ impl Raft {
 
     pub(super) fn continue_transfer(&mut self) {
         let last_log = self.log.last();
+        // One that is no member any more hears nothing afterwards: it waits until it knows what came of everything.
+        let is_member = self.memberships.latest().contains(self.options.id);
+        if !is_member && self.commit_index < last_log.index {
+            return;
+        }
         let Role::Leader(leader) = &mut self.role else {
             return;
         };

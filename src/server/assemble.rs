@@ -8,10 +8,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Parts, Running, ServerError};
 use crate::admin::Metrics;
+use crate::base::address::is_unspecified;
 use crate::client::{self, Service};
 use crate::config::Config;
 use crate::kv::Reply;
-use crate::node::{self, MachineOptions, Node, Operation, Outcome, Pulse, ReadMode};
+use crate::node::{self, MachineOptions, Node, NodeError, Operation, Outcome, Pulse, ReadMode};
 use crate::raft::{self, Addresses, Membership, Window};
 use crate::storage;
 use crate::systemd::Watchdog;
@@ -19,6 +20,8 @@ use crate::transport::{self, Transport};
 
 /// How long a leader that stops waits for its successor.
 const HAND_OVER_MAX: Duration = Duration::from_secs(2);
+/// How long clients may take to get their last answers when the node ends by itself.
+const LAST_ANSWERS_MAX: Duration = Duration::from_secs(1);
 /// How many submissions may wait for the driver; a connection has a few under way at most.
 const SUBMISSIONS_MAX: usize = 65_536;
 /// What the log's encoding adds to a request, generously: names, lengths, time.
@@ -59,20 +62,29 @@ pub(super) async fn assemble(parts: Parts) -> Result<Running, ServerError> {
     let handle = node.clone();
     let ended = async move {
         tokio::pin!(run);
-        let graceful = async {
-            stop.cancelled().await;
-            hand_over(&handle).await;
+        let clients_end = async {
             stop_clients.cancel();
             if let Err(error) = clients.await {
                 tracing::error!(%error, "the client port failed");
             }
+        };
+        tokio::pin!(clients_end);
+        let graceful = async {
+            stop.cancelled().await;
+            hand_over(&handle).await;
+            clients_end.as_mut().await;
             stop_node.cancel();
             std::future::pending::<()>().await;
         };
-        tokio::select! {
-            result = &mut run => result.map_err(ServerError::from),
+        let result = tokio::select! {
+            result = &mut run => result,
             () = graceful => Ok(()),
+        };
+        if let Err(NodeError::Rebuild) = &result {
+            // Whoever asked for it is to hear that it is done.
+            let _ = timeout(LAST_ANSWERS_MAX, clients_end).await;
         }
+        result.map_err(ServerError::from)
     };
     Ok(Running {
         node,
@@ -127,6 +139,7 @@ fn node_options(config: &Config, mut watchdog: Watchdog) -> node::Options {
         machine: MachineOptions {
             cluster_name: config.cluster.name.clone(),
             incarnation: 0,
+            addresses: own_addresses(config),
             request_timeout_ms: to_ms(config.limits.request_timeout),
             max_pending: config.limits.max_pending,
             max_memory_bytes: config.limits.max_memory.unwrap_or(0),
@@ -174,6 +187,29 @@ fn raft_options(config: &Config) -> raft::Options {
         max_log_bytes: to_usize(config.storage.snapshot_log_bytes)
             .saturating_mul(4)
             .max(UNCOMMITTED_MAX_BYTES),
+    }
+}
+
+/// Where others reach this node, as far as the configuration knows: for the command that adds it.
+fn own_addresses(config: &Config) -> Addresses {
+    let own = config
+        .cluster
+        .members
+        .iter()
+        .find(|member| member.id == config.node.id);
+    if let Some(member) = own {
+        return Addresses {
+            peer: member.peer.clone(),
+            client: member.client.clone(),
+        };
+    }
+    let reached = |listen: &str| match listen.rsplit_once(':') {
+        Some((_, port)) if is_unspecified(listen) => format!("THIS-HOST:{port}"),
+        _ => listen.to_owned(),
+    };
+    Addresses {
+        peer: reached(&config.listen.peer),
+        client: reached(&config.listen.client),
     }
 }
 

@@ -25,9 +25,10 @@ use super::calls::Failed;
 use super::codec::FrameReader;
 use super::event::{CallError, CallId, Event, Room};
 use super::lock;
+use super::members::Claim;
 use super::outbox::{GATHER_BYTES, Outbox, Outgoing};
 use crate::net::is_closed_by_peer;
-use crate::raft::{Envelope, Message, NodeId, Term};
+use crate::raft::{Envelope, Index, Message, NodeId, Term};
 use crate::wire::peer::{ClusterId, Frame, FrameTooLarge, decode, encode};
 
 /// Above this the writer's buffer is given back when there is nothing to write.
@@ -51,8 +52,20 @@ pub(super) struct PeerInfo {
     pub(super) node_id: NodeId,
     pub(super) cluster_id: Option<ClusterId>,
     pub(super) incarnation: u64,
+    /// Where in the log its latest membership stood at the handshake.
+    pub(super) membership_index: Index,
     /// The largest frame that it accepts.
     pub(super) frame_max_bytes: u32,
+}
+
+impl PeerInfo {
+    pub(super) fn claim(&self) -> Claim {
+        Claim {
+            node_id: self.node_id,
+            incarnation: self.incarnation,
+            membership_index: self.membership_index,
+        }
+    }
 }
 
 /// A connection as others see it.

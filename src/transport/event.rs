@@ -13,6 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use super::members::Refusal;
 use crate::raft::{Envelope, Index, Message, NodeId};
 
 /// What an event counts for beside the bytes it carries.
@@ -25,6 +26,16 @@ pub enum Event {
     Connected {
         /// The node at the other end.
         peer: NodeId,
+        /// Its data folder's random number.
+        incarnation: u64,
+    },
+    /// A member is there, and there is no connection because one of the two refuses the other. Told when the reason is
+    /// another than before; the next `Connected` ends it.
+    Refused {
+        /// The member.
+        peer: NodeId,
+        /// Who refuses whom, and why.
+        refusal: Refusal,
     },
     /// One of the two connections with `peer` has ended. Answers that were waited for on it have ended
     /// before, as [`Event::Answer`].

@@ -3,12 +3,12 @@
 //!
 //! Nothing else is read or written before both sides have agreed, so no message of another cluster, or
 //! meant for another node, reaches the core (traps 3.39, 3.45). While one side does not know the cluster's
-//! id, the name decides alone.
+//! id, the name decides alone. Who is let in, and with which data folder, is in `members`.
 //!
-//! Missing: the incarnation is exchanged and not yet held against the membership, which does not name it;
-//! without TLS a node id is believed.
+//! Missing: without TLS a node id is believed.
 
 use std::io;
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 
 use super::Options;
 use super::codec::FrameReader;
+use super::members::{Claim, Members};
 use crate::raft::NodeId;
 use crate::wire::peer::{
     ClusterId, Frame, HANDSHAKE_MAX_BYTES, Hello, VERSION_MAX, VERSION_MIN, Welcome, decode, encode,
@@ -39,6 +40,14 @@ pub(super) enum HandshakeError {
     /// We refuse the other side.
     #[error("refused: {0}")]
     Refused(String),
+    /// We refuse the other side, for it is not the data folder that its node had.
+    #[error("refused: {reason}")]
+    Wiped {
+        /// The node that it says it is.
+        peer: NodeId,
+        /// Why, in words.
+        reason: String,
+    },
 }
 
 /// What a node says of itself.
@@ -49,17 +58,19 @@ pub(super) struct Identity {
     pub(super) node_id: NodeId,
     pub(super) incarnation: u64,
     pub(super) frame_max_bytes: u32,
+    pub(super) members: Arc<Members>,
 }
 
 impl Identity {
-    /// What `options` say, with the cluster's id as it is known now.
-    pub(super) fn new(options: &Options, cluster_id: Option<ClusterId>) -> Identity {
+    /// What `options` say, with the cluster's id and members as they are known now.
+    pub(super) fn new(options: &Options, cluster_id: Option<ClusterId>, members: Arc<Members>) -> Identity {
         Identity {
             cluster_name: options.cluster_name.clone(),
             cluster_id,
             node_id: options.node_id,
             incarnation: options.incarnation,
             frame_max_bytes: options.frame_max_bytes,
+            members,
         }
     }
 
@@ -73,6 +84,7 @@ impl Identity {
             incarnation: self.incarnation,
             to_node_id: to,
             frame_max_bytes: self.frame_max_bytes,
+            membership_index: self.members.index(),
         }
     }
 
@@ -104,12 +116,14 @@ impl Identity {
         if theirs == own {
             return Err(format!("both sides are node {own}: check node.id on both"));
         }
+        self.check_member(&hello.claim())?;
         Ok(Welcome {
             version: VERSION_MAX.min(hello.version_max),
             cluster_id: self.cluster_id,
             node_id: own,
             incarnation: self.incarnation,
             frame_max_bytes: self.frame_max_bytes,
+            membership_index: self.members.index(),
         })
     }
 
@@ -127,7 +141,22 @@ impl Identity {
                 welcome.version
             ));
         }
-        self.check_cluster_id(welcome.cluster_id, peer)
+        self.check_cluster_id(welcome.cluster_id, peer)?;
+        self.check_member(&welcome.claim())
+    }
+
+    fn check_member(&self, claim: &Claim) -> Result<(), String> {
+        self.members.objection(claim).map_or(Ok(()), Err)
+    }
+
+    /// The error for `reason`, for which the server that claims this was refused.
+    fn refused(&self, claim: &Claim, reason: String) -> HandshakeError {
+        let peer = claim.node_id;
+        if self.members.refuses_wiped(claim) {
+            HandshakeError::Wiped { peer, reason }
+        } else {
+            HandshakeError::Refused(reason)
+        }
     }
 
     fn check_cluster_id(&self, theirs: Option<ClusterId>, peer: NodeId) -> Result<(), String> {
@@ -143,6 +172,26 @@ impl Identity {
             hex(self.cluster_id),
             hex(theirs)
         ))
+    }
+}
+
+impl Hello {
+    fn claim(&self) -> Claim {
+        Claim {
+            node_id: self.node_id,
+            incarnation: self.incarnation,
+            membership_index: self.membership_index,
+        }
+    }
+}
+
+impl Welcome {
+    fn claim(&self) -> Claim {
+        Claim {
+            node_id: self.node_id,
+            incarnation: self.incarnation,
+            membership_index: self.membership_index,
+        }
     }
 }
 
@@ -169,7 +218,7 @@ pub(super) async fn dial(
     match read_frame(stream, reader).await? {
         Frame::Welcome(welcome) => {
             us.check_welcome(&welcome, peer)
-                .map_err(HandshakeError::Refused)?;
+                .map_err(|reason| us.refused(&welcome.claim(), reason))?;
             Ok(welcome)
         }
         Frame::Refused { reason } => Err(HandshakeError::RefusedByPeer(reason)),
@@ -206,7 +255,7 @@ pub(super) async fn accept(
             )
             .await?;
             stream.shutdown().await?;
-            return Err(HandshakeError::Refused(reason));
+            return Err(us.refused(&hello.claim(), reason));
         }
     }
     Ok(hello)
@@ -237,7 +286,7 @@ mod tests {
     use super::*;
 
     fn node(id: u64) -> Identity {
-        Identity::new(&Options::new("prod", NodeId(id)), None)
+        Identity::new(&Options::new("prod", NodeId(id)), None, Arc::default())
     }
 
     fn of_cluster(id: u64, cluster: u8) -> Identity {

@@ -20,7 +20,8 @@ use super::Shared;
 use super::codec::FrameReader;
 use super::connection::{Connection, End, Link, PeerInfo, Side};
 use super::event::Room;
-use super::handshake::{self, HandshakeError, Identity};
+use super::handshake::{self, HandshakeError};
+use super::members::Refusal;
 use crate::net::{Accepted, Acceptor};
 use crate::wire::peer::HANDSHAKE_MAX_BYTES;
 
@@ -70,7 +71,12 @@ async fn serve(shared: Arc<Shared>, accepted: Accepted, hurry: CancellationToken
         Ok(Some(greeted)) => keep(&shared, from, greeted).await,
         Ok(None) => {}
         Err(HandshakeError::Malformed(reason)) => shared.on_malformed(&from.to_string(), &reason),
-        Err(error) => shared.on_refused(from, &error.to_string()),
+        Err(error) => {
+            shared.on_refused(from, &error.to_string());
+            if let HandshakeError::Wiped { peer, .. } = error {
+                shared.report_refusal(peer, Refusal::Wiped).await;
+            }
+        }
     }
 }
 
@@ -88,7 +94,7 @@ async fn greet(shared: &Shared, mut stream: TcpStream) -> Result<Option<Greeted>
         return Ok(None);
     };
     let mut reader = FrameReader::new(HANDSHAKE_MAX_BYTES);
-    let us = Identity::new(&shared.options, shared.cluster_id());
+    let us = shared.identity();
     let handshake = handshake::accept(&us, &mut stream, &mut reader);
     let hello = timeout(shared.options.handshake_timeout, handshake).await;
     let hello = hello.map_err(|_| HandshakeError::TimedOut)??;
@@ -96,6 +102,7 @@ async fn greet(shared: &Shared, mut stream: TcpStream) -> Result<Option<Greeted>
         node_id: hello.node_id,
         cluster_id: hello.cluster_id,
         incarnation: hello.incarnation,
+        membership_index: hello.membership_index,
         frame_max_bytes: hello.frame_max_bytes,
     };
     Ok(Some(Greeted {
@@ -119,7 +126,7 @@ async fn keep(shared: &Arc<Shared>, from: SocketAddr, greeted: Greeted) {
         shared.on_refused(from, "too many connections from nodes that are not members");
         return;
     }
-    shared.close_if_other_cluster(&link);
+    shared.close_if_unfit(&link);
     shared.counters.opened(peer);
     tracing::debug!(%peer, %from, "dialed by the peer");
     let end = Connection::new(shared, &link)

@@ -18,14 +18,13 @@
 //! frames wait for room in the driver's queue in turn with everybody else's (`event`), its lengths are
 //! checked before anything is kept for them (`codec`), and a frame that is not one ends the connection.
 //!
-//! In which order to read: `event`, `connection`, `outbox`, `calls`, `handshake`, `peer`, `inbound`.
+//! In which order to read: `event`, `connection`, `outbox`, `calls`, `members`, `handshake`, `peer`, `inbound`.
 //!
 //! Memory: `events_max_bytes` for what the driver has not taken; for each connection two lanes of
 //! `queue_max_bytes`, `calls_max` calls, and buffers of about two frames of the limit and 320 KiB; as many
 //! connections as `inbound` and the membership allow.
 //!
-//! Missing: TLS; a node's incarnation is exchanged but not held against the membership; snapshots, whose
-//! chunks would go through the bulk lane.
+//! Missing: TLS.
 
 mod calls;
 mod codec;
@@ -33,6 +32,7 @@ mod connection;
 mod event;
 mod handshake;
 mod inbound;
+mod members;
 mod outbox;
 mod peer;
 
@@ -51,8 +51,9 @@ use tokio_util::task::TaskTracker;
 use self::connection::Link;
 use self::event::EventSender;
 pub use self::event::{CallError, CallId, Event, EventReceiver};
-use self::handshake::cluster_ids_differ;
+use self::handshake::{Identity, cluster_ids_differ};
 use self::inbound::STRANGERS_MAX;
+pub use self::members::{Claim, Members, Refusal};
 use self::peer::{Dialer, Member};
 use crate::net::{LogLimit, SocketOptions};
 use crate::raft::{Envelope, Index, NodeId};
@@ -243,6 +244,9 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     cluster_id: Option<ClusterId>,
+    /// Who is let in.
+    membership: Arc<Members>,
+    /// Who is dialed.
     members: BTreeMap<NodeId, Arc<Member>>,
     /// The newest connection that each node has dialed.
     inbound: BTreeMap<NodeId, Arc<Link>>,
@@ -251,13 +255,13 @@ struct State {
 }
 
 impl Transport {
-    /// Accepts from `listener` and dials `peers` (id → `host:port`; this node itself is left out). `seed`
+    /// Accepts from `listener` and dials the members (this node itself is left out). `seed`
     /// decides the jitter of the back-off. To be called within a tokio runtime. Panics where the options are
     /// outside the ranges that they name, which is a mistake of the caller.
     pub fn start(
         options: Options,
         listener: TcpListener,
-        peers: BTreeMap<NodeId, String>,
+        members: Members,
         seed: u64,
     ) -> (Transport, EventReceiver) {
         options.check();
@@ -265,6 +269,7 @@ impl Transport {
         let kill = CancellationToken::new();
         let state = State {
             cluster_id: options.cluster_id,
+            membership: Arc::default(),
             members: BTreeMap::new(),
             inbound: BTreeMap::new(),
             handshakes: VecDeque::new(),
@@ -289,15 +294,24 @@ impl Transport {
             shared,
             _kill: kill.drop_guard(),
         };
-        transport.set_peers(peers);
+        transport.set_members(members);
         (transport, receiver)
     }
 
-    /// Dials these from now on, and no others. A connection to a node that is not among them, or is at
-    /// another address now, is closed; what such a node dials is left to it.
-    pub fn set_peers(&self, mut peers: BTreeMap<NodeId, String>) {
-        peers.remove(&self.shared.options.node_id);
+    /// Dials these from now on, and no others; and handshakes are held against them. A connection to a node that is
+    /// not among them, or is at another address now, is closed, and so is one with a member that came with another
+    /// data folder than is bound to it; what a node dials that is no longer a member is left to it.
+    pub fn set_members(&self, members: Members) {
+        let own = self.shared.options.node_id;
+        let members = Arc::new(members);
+        let others = members.peers().filter(|(id, _)| *id != own);
+        let peers: BTreeMap<NodeId, String> = others.map(|(id, peer)| (id, peer.to_owned())).collect();
         let mut state = self.shared.state();
+        state.membership = Arc::clone(&members);
+        let links = state.links().into_iter();
+        links
+            .filter(|link| members.refuses_wiped(&link.peer.claim()))
+            .for_each(|link| link.close.cancel());
         state.members.retain(|id, member| {
             let stays = peers.get(id) == Some(&member.address);
             if !stays {
@@ -311,6 +325,7 @@ impl Transport {
                 let gone = self.shared.kill.child_token();
                 let member = Arc::new(Member {
                     address,
+                    refusal: Mutex::default(),
                     link,
                     is_there,
                     gone,
@@ -329,15 +344,9 @@ impl Transport {
         let links: Vec<_> = {
             let mut state = self.shared.state();
             state.cluster_id = Some(id);
-            let dialed = state
-                .members
-                .values()
-                .filter_map(|member| lock(&member.link).clone());
-            dialed.chain(state.inbound.values().cloned()).collect()
+            state.links()
         };
-        links
-            .iter()
-            .for_each(|link| self.shared.close_if_other_cluster(link));
+        links.iter().for_each(|link| self.shared.close_if_unfit(link));
     }
 
     /// Sends a message of the core, without waiting. A request goes out on the connection that we dialed,
@@ -439,6 +448,26 @@ impl Shared {
         self.state().cluster_id
     }
 
+    fn identity(&self) -> Identity {
+        let (cluster_id, membership) = {
+            let state = self.state();
+            (state.cluster_id, Arc::clone(&state.membership))
+        };
+        Identity::new(&self.options, cluster_id, membership)
+    }
+
+    /// Tells the driver why there is no connection with a member, unless it knows.
+    async fn report_refusal(&self, peer: NodeId, refusal: Refusal) {
+        let Some(member) = self.state().members.get(&peer).cloned() else {
+            return;
+        };
+        let known = lock(&member.refusal).replace(refusal.clone());
+        if known.as_ref() != Some(&refusal) {
+            let room = self.events.room_for_news().await;
+            self.events.push(Event::Refused { peer, refusal }, room);
+        }
+    }
+
     fn new_request_id(&self) -> u64 {
         self.next_request_id.fetch_add(1, Ordering::Relaxed)
     }
@@ -460,8 +489,12 @@ impl Shared {
         );
     }
 
-    /// For a connection whose handshake one side made before it knew its cluster's id.
-    fn close_if_other_cluster(&self, link: &Link) {
+    /// For a connection whose handshake one side made before it knew what it knows now.
+    fn close_if_unfit(&self, link: &Link) {
+        let membership = Arc::clone(&self.state().membership);
+        if membership.refuses_wiped(&link.peer.claim()) {
+            link.close.cancel();
+        }
         if cluster_ids_differ(self.cluster_id(), link.peer.cluster_id) {
             tracing::warn!(peer = %link.peer.node_id, "a node of another cluster of this name; closing");
             link.close.cancel();
@@ -478,6 +511,15 @@ impl Shared {
 }
 
 impl State {
+    /// Every connection that is through its handshake, in both directions.
+    fn links(&self) -> Vec<Arc<Link>> {
+        let dialed = self
+            .members
+            .values()
+            .filter_map(|member| lock(&member.link).clone());
+        dialed.chain(self.inbound.values().cloned()).collect()
+    }
+
     fn dialed(&self, peer: NodeId) -> Option<Arc<Link>> {
         self.members
             .get(&peer)

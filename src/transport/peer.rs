@@ -17,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 use super::codec::FrameReader;
 use super::connection::{Connection, End, Link, PeerInfo, Side};
 use super::event::{Event, Room};
-use super::handshake::{self, HandshakeError, Identity};
+use super::handshake::{self, HandshakeError};
+use super::members::Refusal;
 use super::{Shared, lock};
 use crate::base::rng::Rng;
 use crate::net::LogLimit;
@@ -27,10 +28,15 @@ use crate::wire::peer::HANDSHAKE_MAX_BYTES;
 /// How long the same complaint about a member is not repeated.
 const SAY_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
+/// So much longer than the longest back-off a refused node waits: until the member is told to take it, and dials it.
+const REFUSED_PAUSES: u32 = 5;
+
 /// A member, as [`super::Transport`] and its dialer share it.
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) address: String,
+    /// Why there is none, where one of the two refuses the other, as the driver was told.
+    pub(super) refusal: Mutex<Option<Refusal>>,
     /// The connection that we dialed, while it is through its handshake.
     pub(super) link: Mutex<Option<Arc<Link>>>,
     /// The member has just dialed us, so it is there: no need to wait any longer.
@@ -50,6 +56,8 @@ pub(super) struct Dialer {
     log_limit: LogLimit,
     /// The last connection did not last: the log says little of the next ones.
     flaps: bool,
+    /// One of the two refuses the other: that takes a human to change.
+    refused: bool,
 }
 
 impl Dialer {
@@ -66,6 +74,7 @@ impl Dialer {
             said: None,
             log_limit: LogLimit::default(),
             flaps: false,
+            refused: false,
         }
     }
 
@@ -82,7 +91,7 @@ impl Dialer {
             match connected {
                 Ok(Some(connected)) => self.serve(connected).await,
                 Ok(None) => return,
-                Err(error) => self.complain(&error.to_string()),
+                Err(error) => self.on_error(&error).await,
             }
             tokio::select! {
                 biased;
@@ -116,12 +125,13 @@ impl Dialer {
         let mut stream = TcpStream::connect(&self.member.address).await?;
         self.shared.options.socket().apply(&stream)?;
         let mut reader = FrameReader::new(HANDSHAKE_MAX_BYTES);
-        let us = Identity::new(&self.shared.options, self.shared.cluster_id());
+        let us = self.shared.identity();
         let welcome = handshake::dial(&us, self.peer, &mut stream, &mut reader).await?;
         let info = PeerInfo {
             node_id: self.peer,
             cluster_id: welcome.cluster_id,
             incarnation: welcome.incarnation,
+            membership_index: welcome.membership_index,
             frame_max_bytes: welcome.frame_max_bytes,
         };
         Ok((stream, reader, info))
@@ -136,15 +146,18 @@ impl Dialer {
             go,
         } = connected;
         let started = Instant::now();
+        let (peer, incarnation) = (self.peer, info.incarnation);
         let link = Link::new(&self.shared, Side::Dialed, info, self.member.gone.child_token());
         *lock(&self.member.link) = Some(Arc::clone(&link));
-        self.shared.close_if_other_cluster(&link);
+        *lock(&self.member.refusal) = None;
+        self.refused = false;
+        self.shared.close_if_unfit(&link);
         self.shared.counters.opened(self.peer);
         self.said = None;
         self.report("connected");
         self.shared
             .events
-            .push(Event::Connected { peer: self.peer }, Some(come));
+            .push(Event::Connected { peer, incarnation }, Some(come));
         let end = Connection::new(&self.shared, &link)
             .run(stream, reader, Some(go))
             .await;
@@ -172,12 +185,30 @@ impl Dialer {
     }
 
     async fn pause(&mut self) {
-        let delay = self.backoff.next();
+        let delay = if self.refused {
+            self.shared.options.backoff_max * REFUSED_PAUSES
+        } else {
+            self.backoff.next()
+        };
         let least = delay.min(self.shared.options.backoff_min);
         sleep(least).await;
         tokio::select! {
             () = sleep(delay - least) => {}
             () = self.member.is_there.notified() => {}
+        }
+    }
+
+    async fn on_error(&mut self, error: &HandshakeError) {
+        self.complain(&error.to_string());
+        let refusal = match error {
+            HandshakeError::RefusedByPeer(reason) => Some(Refusal::ByPeer(reason.clone())),
+            HandshakeError::Wiped { .. } => Some(Refusal::Wiped),
+            HandshakeError::Refused(reason) => Some(Refusal::ByUs(reason.clone())),
+            HandshakeError::Io(_) | HandshakeError::TimedOut | HandshakeError::Malformed(_) => None,
+        };
+        self.refused = refusal.is_some();
+        if let Some(refusal) = refusal {
+            self.shared.report_refusal(self.peer, refusal).await;
         }
     }
 
@@ -237,9 +268,7 @@ impl Backoff {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use super::super::{Options, Transport};
+    use super::super::{Members, Options, Transport};
     use super::*;
 
     #[test]
@@ -269,9 +298,10 @@ mod tests {
         runtime.block_on(async {
             let listener = crate::net::listen("127.0.0.1:0").await.unwrap();
             let options = Options::new("test", NodeId(1));
-            let (transport, _events) = Transport::start(options, listener, BTreeMap::new(), 7);
+            let (transport, _events) = Transport::start(options, listener, Members::default(), 7);
             let member = Arc::new(Member {
                 address: String::new(),
+                refusal: Mutex::default(),
                 link: Mutex::new(None),
                 is_there: Notify::new(),
                 gone: CancellationToken::new(),

@@ -1,7 +1,6 @@
 //! Transports over real sockets, with each other and with peers that do not behave. Every wait is for a
 //! state and has a deadline.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -12,8 +11,8 @@ use tokio::time::timeout;
 use super::codec::FrameReader;
 use super::*;
 use crate::raft::{
-    AppendEntries, Entry, EntryId, Heartbeat, HeartbeatResponse, Message, Payload, ReadIndex,
-    ReadIndexResponse, Term, VoteResponse,
+    Addresses, AppendEntries, Entry, EntryId, Heartbeat, HeartbeatResponse, Membership, Message, Payload,
+    ReadIndex, ReadIndexResponse, Term, VoteResponse,
 };
 use crate::wire::peer::{Hello, Welcome, decode, encode};
 
@@ -42,6 +41,31 @@ async fn listener() -> (TcpListener, String) {
     (listener, address)
 }
 
+/// These are the members, as the configuration says; at index 0 of the log nobody is refused.
+fn members(peers: &[(u64, &str)]) -> Members {
+    members_at(0, peers, &[])
+}
+
+/// Members that the log names, with the data folders that are bound to them.
+fn members_at(index: u64, peers: &[(u64, &str)], incarnations: &[(u64, u64)]) -> Members {
+    let addresses = |peer: &str| Addresses {
+        peer: peer.to_owned(),
+        client: "client".into(),
+    };
+    let membership = Membership {
+        addresses: peers
+            .iter()
+            .map(|(id, peer)| (NodeId(*id), addresses(peer)))
+            .collect(),
+        incarnations: incarnations
+            .iter()
+            .map(|(id, number)| (NodeId(*id), *number))
+            .collect(),
+        ..Membership::default()
+    };
+    Members::new(Index(index), membership)
+}
+
 /// A transport with its events.
 struct Node {
     transport: Transport,
@@ -52,11 +76,7 @@ struct Node {
 impl Node {
     async fn start(options: Options, peers: &[(u64, &str)]) -> Node {
         let (listener, address) = listener().await;
-        let peers = peers
-            .iter()
-            .map(|(id, address)| (NodeId(*id), (*address).to_owned()))
-            .collect();
-        let (transport, events) = Transport::start(options, listener, peers, 7);
+        let (transport, events) = Transport::start(options, listener, members(peers), 7);
         Node {
             transport,
             events,
@@ -137,8 +157,7 @@ impl Node {
 async fn pair(one: Options, two: Options) -> (Node, Node) {
     let (ids, mut a) = ([one.node_id, two.node_id], Node::start(one, &[]).await);
     let mut b = Node::start(two, &[(ids[0].0, &a.address)]).await;
-    a.transport
-        .set_peers(BTreeMap::from([(ids[1], b.address.clone())]));
+    a.transport.set_members(members(&[(ids[1].0, &b.address)]));
     a.connected().await;
     b.connected().await;
     (a, b)
@@ -160,6 +179,7 @@ fn hello(from: u64, to: u64) -> Hello {
         incarnation: 5,
         to_node_id: NodeId(to),
         frame_max_bytes: 10_000_000,
+        membership_index: Index(0),
     }
 }
 
@@ -200,6 +220,7 @@ impl Fake {
             node_id,
             incarnation: 5,
             frame_max_bytes,
+            membership_index: Index(0),
         };
         fake.send(0, Frame::Welcome(welcome)).await;
         fake
@@ -408,6 +429,97 @@ fn the_wrong_cluster_or_node_is_refused_with_a_reason() {
     });
 }
 
+/// What node 1 says to one that comes with this.
+async fn refused_by(node: &Node, hello: Hello) -> Option<String> {
+    match Fake::dial(&node.address, hello).await.recv().await {
+        Some((_, Frame::Refused { reason })) => Some(reason),
+        Some((_, Frame::Welcome(_))) => None,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn trap_3_37_a_wiped_or_removed_node_is_refused_a_newer_one_is_not() {
+    run(async {
+        let (_nobody, address) = listener().await;
+        let mut node = Node::start(options(1), &[]).await;
+        let wiped = |index| Hello {
+            membership_index: Index(index),
+            ..hello(2, 1)
+        };
+        assert_eq!(refused_by(&node, wiped(0)).await, None, "it waits to be added");
+        node.transport
+            .set_members(members_at(9, &[(2, &address)], &[(2, 6)]));
+        let reason = refused_by(&node, wiped(0)).await.unwrap();
+        assert!(
+            reason.contains(&format!("'RAFT ADD 2 {address} client'")),
+            "{reason}"
+        );
+        let refusal = |event: &Event| match event {
+            Event::Refused { peer, refusal } => Some((*peer, refusal.clone())),
+            _ => None,
+        };
+        assert_eq!(node.until(refusal).await, (NodeId(2), Refusal::Wiped));
+        assert_eq!(refused_by(&node, wiped(9)).await, None, "it may know better");
+        let removed = Hello {
+            membership_index: Index(8),
+            ..hello(3, 1)
+        };
+        let reason = refused_by(&node, removed).await.unwrap();
+        assert!(reason.contains("node 3 is no longer a member"), "{reason}");
+    });
+}
+
+#[test]
+fn a_dialer_hears_why_it_is_refused_and_is_taken_when_that_has_changed() {
+    run(async {
+        let mut old = Node::start(options(1), &[]).await;
+        old.transport.set_members(members_at(9, &[], &[]));
+        let mut node = Node::start(options(2), &[(1, &old.address)]).await;
+        let refusal = |event: &Event| match event {
+            Event::Refused {
+                peer: NodeId(1),
+                refusal,
+            } => Some(refusal.clone()),
+            _ => None,
+        };
+        let Refusal::ByPeer(reason) = node.until(refusal).await else {
+            panic!("the other side refuses")
+        };
+        assert!(reason.contains("RAFT ADD 2"), "{reason}");
+        // Added, it is dialed by the others, and so need not wait until it is its turn to dial.
+        old.transport
+            .set_members(members_at(10, &[(2, &node.address)], &[]));
+        node.connected().await;
+        old.connected().await;
+    });
+}
+
+#[test]
+fn a_dialer_refuses_a_wiped_member_and_closes_what_it_had_with_it() {
+    run(async {
+        let (mut a, mut b) = pair(options(1), options(2)).await;
+        a.transport
+            .set_members(members_at(9, &[(2, &b.address)], &[(2, 1002)]));
+        exchange(&mut a, &mut b, 1).await;
+        let other = members_at(10, &[(2, &b.address)], &[(2, 7)]);
+        a.transport.set_members(other);
+        assert!(!a.disconnected().await);
+        let wiped = |event: &Event| {
+            matches!(
+                event,
+                Event::Refused {
+                    refusal: Refusal::Wiped,
+                    ..
+                }
+            )
+            .then_some(())
+        };
+        a.until(wiped).await;
+        assert!(!a.transport.is_connected(NodeId(2)));
+    });
+}
+
 #[test]
 fn a_dialer_does_not_take_the_wrong_node() {
     run(async {
@@ -457,7 +569,8 @@ fn a_cut_connection_is_dialed_again() {
         let mut node = Node::start(options(1), &[(2, &address)]).await;
         for round in 1..=5 {
             let mut fake = Fake::accept(&listener, 1_000_000).await;
-            assert_eq!(node.event().await, Event::Connected { peer: NodeId(2) });
+            let (peer, incarnation) = (NodeId(2), 5);
+            assert_eq!(node.event().await, Event::Connected { peer, incarnation });
             assert!(node.transport.send(envelope(1, 2, 0, heartbeat(round))));
             assert!(matches!(fake.recv().await, Some((_, Frame::Raft { .. }))));
             assert_eq!(node.transport.counters().connections_opened(NodeId(2)), round);
@@ -788,13 +901,12 @@ fn shutdown_does_not_wait_for_a_stalled_peer() {
 fn a_member_that_is_gone_is_not_dialed() {
     run(async {
         let (mut a, mut b) = pair(options(1), options(2)).await;
-        a.transport.set_peers(BTreeMap::new());
+        a.transport.set_members(Members::default());
         assert!(!a.disconnected().await);
         assert!(b.disconnected().await);
         a.call(2, 1, "to nobody");
         assert_eq!(a.answered().await, (1, Err(CallError::NotSent)));
-        a.transport
-            .set_peers(BTreeMap::from([(NodeId(2), b.address.clone())]));
+        a.transport.set_members(members(&[(2, &b.address)]));
         a.connected().await;
         a.call(2, 2, "back");
         assert_eq!(b.called().await.1, "back");
@@ -817,9 +929,8 @@ fn diary_dead_peer_harms_nobody() {
         let (mut a, mut b) = pair(options(1), options(2)).await;
         // One that welcomes and then neither reads nor answers.
         let (listener, stalled) = listener().await;
-        let mut peers = BTreeMap::from([(NodeId(2), b.address.clone())]);
-        peers.insert(NodeId(3), stalled);
-        a.transport.set_peers(peers);
+        a.transport
+            .set_members(members(&[(2, &b.address), (3, &stalled)]));
         let (stream, _) = listener.accept().await.unwrap();
         let mut fake = Fake::new(stream);
         assert!(matches!(fake.recv().await, Some((0, Frame::Hello(_)))));
@@ -830,6 +941,7 @@ fn diary_dead_peer_harms_nobody() {
             node_id,
             incarnation: 5,
             frame_max_bytes: 1 << 20,
+            membership_index: Index(0),
         };
         fake.send(0, Frame::Welcome(welcome)).await;
         a.connected().await;

@@ -111,6 +111,8 @@ pub struct Hello {
     pub to_node_id: NodeId,
     /// The largest frame, in bytes without the length in front, that the sender accepts; at least 4096.
     pub frame_max_bytes: u32,
+    /// The index of the latest membership in the sender's log; 0 where there is none.
+    pub membership_index: Index,
 }
 
 /// Who was reached.
@@ -126,6 +128,8 @@ pub struct Welcome {
     pub incarnation: u64,
     /// The largest frame, in bytes without the length in front, that the sender accepts; at least 4096.
     pub frame_max_bytes: u32,
+    /// The index of the latest membership in the sender's log; 0 where there is none.
+    pub membership_index: Index,
 }
 
 /// Why bytes are not a frame, in words that go into the log.
@@ -250,6 +254,7 @@ fn kind_to_proto(frame: &Frame) -> Kind {
             incarnation: hello.incarnation,
             to_node_id: hello.to_node_id.0,
             frame_max_bytes: hello.frame_max_bytes,
+            membership_index: hello.membership_index.0,
         }),
         Frame::Welcome(welcome) => Kind::Welcome(proto::Welcome {
             version: welcome.version,
@@ -257,6 +262,7 @@ fn kind_to_proto(frame: &Frame) -> Kind {
             node_id: welcome.node_id.0,
             incarnation: welcome.incarnation,
             frame_max_bytes: welcome.frame_max_bytes,
+            membership_index: welcome.membership_index.0,
         }),
         Frame::Refused { reason } => Kind::Refused(proto::Refused {
             reason: printable(reason),
@@ -405,6 +411,7 @@ fn hello_from_proto(hello: proto::Hello) -> Result<Hello, BadFrame> {
         incarnation: hello.incarnation,
         to_node_id: node_id_from_proto(hello.to_node_id)?,
         frame_max_bytes: frame_max_from_proto(hello.frame_max_bytes)?,
+        membership_index: Index(hello.membership_index),
     })
 }
 
@@ -415,6 +422,7 @@ fn welcome_from_proto(welcome: proto::Welcome) -> Result<Welcome, BadFrame> {
         node_id: node_id_from_proto(welcome.node_id)?,
         incarnation: welcome.incarnation,
         frame_max_bytes: frame_max_from_proto(welcome.frame_max_bytes)?,
+        membership_index: Index(welcome.membership_index),
     })
 }
 
@@ -824,6 +832,7 @@ mod tests {
                     incarnation,
                     to_node_id: NodeId(to),
                     frame_max_bytes,
+                    membership_index: Index(incarnation / 2),
                 },
             )
     }
@@ -836,6 +845,7 @@ mod tests {
             node_id: hello.node_id,
             incarnation: hello.incarnation,
             frame_max_bytes: hello.frame_max_bytes,
+            membership_index: hello.membership_index,
         });
         let raft = term()
             .prop_flat_map(|term| (Just(term), message(term)))
@@ -986,6 +996,7 @@ mod tests {
             incarnation: 5,
             to_node_id: NodeId(2),
             frame_max_bytes: 4096,
+            membership_index: Index(0),
         };
         assert!(decode(encoded(0, &Frame::Hello(good.clone()))).is_ok());
         for (reason, hello) in [

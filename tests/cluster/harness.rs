@@ -59,6 +59,7 @@ pub fn let_pass(time: Duration) {
 }
 
 /// What a cluster should be like; `start` makes it.
+#[derive(Clone)]
 pub struct Builder {
     nodes: u64,
     proxied: bool,
@@ -70,6 +71,8 @@ pub struct Builder {
 pub struct Cluster {
     nodes: Vec<Node>,
     proxy: Option<Proxy>,
+    host: Host,
+    builder: Builder,
     folder: TempDir,
     _turn: Turn,
 }
@@ -149,6 +152,8 @@ impl Builder {
         let cluster = Cluster {
             nodes,
             proxy,
+            host,
+            builder: self,
             folder,
             _turn: turn,
         };
@@ -176,10 +181,11 @@ impl Builder {
                 format!("peer = \"{}\"", node.peer),
             ],
         );
-        add(
-            "cluster",
-            &["name = \"test\"".into(), format!("members = [\n{members}]")],
-        );
+        let members = match members.is_empty() {
+            true => "join = true".into(),
+            false => format!("members = [\n{members}]"),
+        };
+        add("cluster", &["name = \"test\"".into(), members]);
         if !self.settings.contains_key("storage") {
             // Small segments, so that tests fill and recycle some.
             add("storage", &["segment_size = \"1MiB\"".into()]);
@@ -376,6 +382,57 @@ impl Cluster {
     /// Starts a node that has ended, on the data it left.
     pub fn restart(&mut self, id: u64) {
         self.node_mut(id).spawn();
+    }
+
+    /// Starts one more node, which waits to be added; its number.
+    pub fn join(&mut self) -> u64 {
+        let id = self.nodes.len() as u64 + 1;
+        let mut node = Node::new(id, &self.host, self.folder.path());
+        fs::write(&node.config, self.builder.config(&node, "")).unwrap();
+        node.spawn();
+        self.nodes.push(node);
+        self.client(id);
+        id
+    }
+
+    /// Empties the data folder of a node that has ended.
+    pub fn wipe(&mut self, id: u64) {
+        assert!(self.node(id).process.is_none(), "node {id} runs");
+        fs::remove_dir_all(self.node(id).config.with_extension("data")).unwrap();
+    }
+
+    /// The command that adds node `id`.
+    pub fn add_command(&self, id: u64) -> String {
+        let node = self.node(id);
+        format!("RAFT ADD {id} {} {}", node.peer, node.client)
+    }
+
+    /// The numbers of the voters, as node `id` says.
+    pub fn voters(&self, id: u64) -> Vec<u64> {
+        let Reply::List(members) = self.call(id, "RAFT MEMBERS") else {
+            panic!("a list")
+        };
+        let voter = |member: &Reply| match member {
+            Reply::List(fields) => match fields.as_slice() {
+                [Reply::Integer(id), Reply::Text(role), ..] if role != "learner" => Some(*id as u64),
+                _ => None,
+            },
+            _ => panic!("a list of lists"),
+        };
+        members.iter().filter_map(voter).collect()
+    }
+
+    /// STATUS of node `id`, as one text.
+    pub fn page(&self, id: u64) -> String {
+        let Reply::List(lines) = self.call(id, "STATUS") else {
+            // Still reading its data folder.
+            return String::new();
+        };
+        let line = |reply: &Reply| match reply {
+            Reply::Text(line) => format!("{line}\n"),
+            other => panic!("{other:?}"),
+        };
+        lines.iter().map(line).collect()
     }
 
     /// The process of node `id`.

@@ -21,6 +21,7 @@ mod crashes;
 mod diary;
 mod elections;
 mod hostile;
+mod membership;
 mod partitions;
 mod snapshots;
 

@@ -103,7 +103,9 @@ impl Host for Effects {
     fn tell_state_hash(&mut self, index: Index, hash: u64) {
         self.list.push(Effect::StateHash(index, hash));
     }
-    fn adopt_membership(&mut self, _: &Membership) {}
+    fn adopt_membership(&mut self, _: Index, _: &Membership) {}
+    fn mark_rebuild(&mut self) {}
+    fn clear_recovering(&mut self) {}
     fn adopt_cluster_id(&mut self, cluster_id: [u8; 16]) {
         self.list.push(Effect::Disk(Job::SetClusterId(cluster_id)));
     }
@@ -202,6 +204,7 @@ impl Node {
         let options = MachineOptions {
             cluster_name: "simulation".into(),
             incarnation: found.identity.incarnation,
+            addresses: Addresses::default(),
             request_timeout_ms: setup.request_timeout_ms,
             max_pending: setup.max_pending,
             max_memory_bytes: 0,
@@ -262,7 +265,7 @@ impl Node {
         }
         for input in process.inputs.drain(..) {
             match input {
-                Input::Connected(peer) => machine.on_connected(NodeId(peer)),
+                Input::Connected(peer) => machine.on_connected(NodeId(peer), peer),
                 Input::Disconnected { peer, by_peer } => machine.on_disconnected(NodeId(peer), by_peer),
                 Input::Message(envelope) => machine.on_message(envelope),
                 Input::Call(call, order) => machine.on_call(call, &order, effects),

@@ -2,10 +2,12 @@
 
 use bytes::Bytes;
 
+use crate::base::address::{is_address, is_unspecified};
 use crate::base::escape;
 use crate::base::glob::Glob;
 use crate::kv::{Error, Reply};
-use crate::raft::NodeId;
+use crate::node::{MembershipChange, Operation};
+use crate::raft::{Addresses, NodeId};
 
 use super::{Action, Args, Flag, Keys, Page, Row, answer, err, find, later, rows};
 
@@ -46,8 +48,8 @@ pub(super) const ROWS: &[Row] = &[
         flags: &[Flag::Admin],
         keys: Keys::NONE,
         parse: raft,
-        syntax: "STATUS|MEMBERS|TRANSFER [id]|SNAPSHOT|HELP",
-        summary: "the consensus underneath: status as JSON, members, handing leadership over",
+        syntax: "STATUS|MEMBERS|ADD|PROMOTE|REMOVE|TRANSFER|SNAPSHOT|VERIFY|REBUILD|HELP",
+        summary: "the consensus underneath: its status, its members and their changes",
     },
     Row {
         name: "CONFIG",
@@ -71,8 +73,8 @@ pub(super) const ROWS: &[Row] = &[
     later("SEQ"),
 ];
 
-/// The commands under RAFT: name, further words, help. The last ones are still to come.
-const RAFT_HELP: [(&str, &str, &str); 5] = [
+/// The commands under RAFT: name, further words, help.
+const RAFT_HELP: [(&str, &str, &str); 10] = [
     (
         "STATUS",
         "",
@@ -82,6 +84,32 @@ const RAFT_HELP: [(&str, &str, &str); 5] = [
         "MEMBERS",
         "",
         "a list per member: id, role, peer address, client address, match index (_ but on the leader)",
+    ),
+    (
+        "ADD",
+        " id peer client [VOTER]",
+        "takes a node in, or back with an empty data folder; +OK when that is committed; it is a learner until it \
+         has caught up, and with VOTER +OK waits for that, at least 60 s",
+    ),
+    (
+        "PROMOTE",
+        " id",
+        "makes a learner that has caught up a voter, which also comes by itself; +OK when committed",
+    ),
+    (
+        "REMOVE",
+        " id",
+        "takes a node out; +OK when committed; a leader hands over then",
+    ),
+    (
+        "VERIFY",
+        "",
+        "compares the state of all nodes at one index; +OK when all are the same, else who differs",
+    ),
+    (
+        "REBUILD",
+        "",
+        "on this node: marks its data to be fetched anew and ends it; started again, it fetches all from the others",
     ),
     (
         "TRANSFER",
@@ -101,21 +129,66 @@ fn raft(args: &Args<'_>) -> Result<Action, Error> {
         b"STATUS" => args.expect_len(2).map(|()| Action::Page(Page::Json)),
         b"MEMBERS" => args.expect_len(2).map(|()| Action::Page(Page::Members)),
         b"HELP" => args.expect_len(2).and_then(|()| answer(Reply::List(raft_help()))),
-        b"TRANSFER" if args.len() == 2 => Ok(Action::Transfer(None)),
-        b"TRANSFER" => {
-            args.expect_len(3)?;
-            match u64::try_from(args.integer(2)?) {
-                Ok(id) if id > 0 => Ok(Action::Transfer(Some(NodeId(id)))),
-                _ => Err(err("a node's id is a number from 1 on, see RAFT MEMBERS")),
-            }
-        }
-        b"SNAPSHOT" => args.expect_len(2).map(|()| Action::Snapshot),
-        b"ADD" | b"PROMOTE" | b"REMOVE" | b"VERIFY" => Err(err(format!(
-            "RAFT {} is not built yet; nothing was done",
-            args.shown(1).to_ascii_uppercase()
-        ))),
+        b"TRANSFER" if args.len() == 2 => Ok(Action::Operate(Operation::Transfer(None))),
+        b"TRANSFER" => Ok(Action::Operate(Operation::Transfer(Some(only_id(args)?)))),
+        b"ADD" => add(args),
+        b"PROMOTE" => Ok(change(MembershipChange::Promote(only_id(args)?))),
+        b"REMOVE" => Ok(change(MembershipChange::Remove(only_id(args)?))),
+        b"VERIFY" => args.expect_len(2).map(|()| Action::Operate(Operation::Verify)),
+        b"REBUILD" => args.expect_len(2).map(|()| Action::Operate(Operation::Rebuild)),
+        b"SNAPSHOT" => args.expect_len(2).map(|()| Action::Operate(Operation::Snapshot)),
         _ => Err(args.unknown_under()),
     }
+}
+
+fn change(change: MembershipChange) -> Action {
+    Action::Operate(Operation::Change(change))
+}
+
+/// RAFT ADD id peer client [VOTER].
+fn add(args: &Args<'_>) -> Result<Action, Error> {
+    if args.len() < 5 {
+        return Err(args.wrong_number_under());
+    }
+    let voter = args.len() > 5;
+    if voter && !(args.len() == 6 && args.is(5, "VOTER")) {
+        let text = "syntax error: usage: RAFT ADD id peer client [VOTER]";
+        return Err(err(text));
+    }
+    let id = id(args)?;
+    let (peer, client) = (address(args, 3)?, address(args, 4)?);
+    if peer == client {
+        return Err(err(
+            "the peer port and the client port are two, with two addresses",
+        ));
+    }
+    let addresses = Addresses { peer, client };
+    Ok(change(MembershipChange::Add { id, addresses, voter }))
+}
+
+/// The number of a node, and no word after it.
+fn only_id(args: &Args<'_>) -> Result<NodeId, Error> {
+    args.expect_len(3)?;
+    id(args)
+}
+
+fn id(args: &Args<'_>) -> Result<NodeId, Error> {
+    match u64::try_from(args.integer(2)?) {
+        Ok(id) if id > 0 => Ok(NodeId(id)),
+        _ => Err(err("a node's id is a number from 1 on, see RAFT MEMBERS")),
+    }
+}
+
+/// Where others reach a node.
+fn address(args: &Args<'_>, at: usize) -> Result<String, Error> {
+    let text = args.text(at);
+    if !is_address(&text, 1) || is_unspecified(&text) {
+        return Err(err(format!(
+            "'{}' is not HOST:PORT where others reach the node",
+            args.shown(at)
+        )));
+    }
+    Ok(text)
 }
 
 fn raft_help() -> Vec<Reply> {

@@ -4,6 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::kv::{Condition, ExpireCondition, Moment, SetAnswer, SetExpiry};
+use crate::node::MembershipChange;
+use crate::raft::{Addresses, NodeId};
 
 fn request(line: &str) -> Result<Action, Error> {
     let words: Vec<Bytes> = line
@@ -70,13 +72,66 @@ fn the_number_of_words_is_checked_as_in_redis() {
     assert_eq!(error("raft foo"), "unknown subcommand 'foo'. Try RAFT HELP.");
     assert_eq!(error("MULTI"), "MULTI is not built yet; nothing was done");
     assert_eq!(
-        error("RAFT ADD 4 a b"),
-        "RAFT ADD is not built yet; nothing was done"
-    );
-    assert_eq!(
         error("SET a 1 LEASE 5"),
         "SET with LEASE is not built yet; nothing was written"
     );
+}
+
+#[test]
+fn raft_takes_changes_of_the_membership() {
+    let operation = |line: &str| match request(line).unwrap() {
+        Action::Operate(operation) => operation,
+        other => panic!("{other:?}"),
+    };
+    let add = |voter| {
+        let addresses = Addresses {
+            peer: "h4:7239".into(),
+            client: "[::1]:7238".into(),
+        };
+        let id = NodeId(4);
+        Operation::Change(MembershipChange::Add { id, addresses, voter })
+    };
+    assert_eq!(operation("RAFT ADD 4 h4:7239 [::1]:7238"), add(false));
+    assert_eq!(operation("raft add 4 h4:7239 [::1]:7238 voter"), add(true));
+    assert_eq!(
+        operation("RAFT PROMOTE 4"),
+        Operation::Change(MembershipChange::Promote(NodeId(4)))
+    );
+    assert_eq!(
+        operation("RAFT REMOVE 4"),
+        Operation::Change(MembershipChange::Remove(NodeId(4)))
+    );
+    assert_eq!(operation("RAFT TRANSFER 4"), Operation::Transfer(Some(NodeId(4))));
+    assert_eq!(operation("RAFT VERIFY"), Operation::Verify);
+    assert_eq!(operation("RAFT REBUILD"), Operation::Rebuild);
+}
+
+#[test]
+fn raft_refuses_nodes_and_addresses_that_cannot_be() {
+    assert_eq!(
+        error("RAFT ADD 4 a:1"),
+        "wrong number of arguments for 'raft|add' command"
+    );
+    assert!(error("RAFT ADD 4 a:1 b:2 LEARNER").starts_with("syntax error"));
+    assert!(error("RAFT ADD 0 a:1 b:2").starts_with("a node's id"));
+    assert!(error("RAFT ADD x a:1 b:2").starts_with("value is not an integer"));
+    for line in [
+        "RAFT ADD 4 a b:2",
+        "RAFT ADD 4 a:1 0.0.0.0:2",
+        "RAFT ADD 4 a:0 b:2",
+    ] {
+        assert!(
+            error(line).ends_with("is not HOST:PORT where others reach the node"),
+            "{line}"
+        );
+    }
+    assert!(error("RAFT ADD 4 a:1 a:1").contains("two addresses"));
+    assert_eq!(
+        error("RAFT REMOVE"),
+        "wrong number of arguments for 'raft|remove' command"
+    );
+    assert!(error("RAFT VERIFY 4").starts_with("wrong number"));
+    assert!(error("RAFT PROMOTE -4").starts_with("a node's id"));
 }
 
 #[test]

@@ -1,0 +1,39 @@
+//! RAFT REBUILD: this node throws away what it has, with its next start, and fetches everything from the others.
+
+use super::host::Host;
+use super::machine::Machine;
+use super::waiters::Local;
+use crate::kv::{Code, Reply};
+
+impl<C> Machine<C> {
+    /// Somebody wants this node rebuilt.
+    pub(super) fn rebuild(&mut self, local: Local, host: &mut impl Host<CallId = C>) {
+        if let Some(text) = self.rebuild_refusal() {
+            return local.answer(Reply::error(Code::Err, text));
+        }
+        if self.rebuilds.is_empty() {
+            tracing::warn!("the data folder is marked to be fetched anew, as RAFT REBUILD asks");
+            host.mark_rebuild();
+        }
+        self.rebuilds.push(local);
+    }
+
+    fn rebuild_refusal(&self) -> Option<&'static str> {
+        if self.raft.is_leader() {
+            return Some("this node leads: run RAFT TRANSFER first; nothing was done");
+        }
+        let (raft, own) = (self.raft.status(), self.raft.id());
+        let voters = raft.membership.voters.iter().chain(&raft.membership.outgoing);
+        if voters.filter(|id| **id != own).count() == 0 {
+            return Some("there is no other voter to fetch the data from; nothing was done");
+        }
+        None
+    }
+
+    /// The data folder is marked, durably: the next start begins anew, and until then nothing here counts.
+    pub fn on_rebuild_marked(&mut self) {
+        for local in std::mem::take(&mut self.rebuilds) {
+            local.answer(Reply::Ok);
+        }
+    }
+}
