@@ -7,7 +7,9 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[cfg(feature = "mutants")]
-compile_error!("the feature `mutants` puts known bugs into the node: it is for examples/mutants.rs and nothing else");
+compile_error!(
+    "the feature `mutants` puts known bugs into the node: it is for examples/mutants.rs and nothing else"
+);
 
 fn main() -> ExitCode {
     raftline::cmd::run()

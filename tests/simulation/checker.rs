@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use raftline::kv::{self, Command};
 use raftline::raft::invariants::Invariants;
-use raftline::raft::{Entry, Envelope, Index, Message, NodeId, Payload, Raft, Term};
+use raftline::raft::{Entry, EntryId, Envelope, Index, Message, NodeId, Payload, Raft, Term};
 
 use crate::disk::Durable;
 use crate::linearizable::{Action, Operation, Outcome, by_key, describe, linearizable_within};
@@ -129,7 +129,9 @@ impl Checker {
                 let index = response.last_index;
                 let held = index.0.checked_sub(1).and_then(|i| disk.log.get(i as usize));
                 let asker = receiver.filter(|raft| raft.is_leader() && raft.term() == term);
-                let asked = asker.and_then(|raft| raft.log().entry(index)).map(|entry| entry.id);
+                let asked = asker
+                    .and_then(|raft| raft.log().entry(index))
+                    .map(|entry| entry.id);
                 assert!(
                     index == Index(0) || held.is_some_and(|held| asked.is_none_or(|asked| asked == *held)),
                     "persist before answering: node {from} acknowledges index {index}, and its disk has {held:?}; \
@@ -137,6 +139,17 @@ impl Checker {
                 );
             }
             _ => {}
+        }
+    }
+
+    /// A node's disk does not hold these entries any more: none of them is committed.
+    pub fn on_replaced(&self, node: u64, replaced: &[EntryId]) {
+        for id in replaced {
+            let committed = self.invariants.committed().nth(id.index.prev().0 as usize);
+            assert!(
+                committed != Some(*id),
+                "durability: the disk of node {node} has replaced the committed entry {id}"
+            );
         }
     }
 

@@ -19,7 +19,7 @@ use crate::clients::Clients;
 use crate::disk::{Done, End};
 use crate::linearizable::Outcome;
 use crate::network::{Body, Closed, Network, Packet};
-use crate::node::{CallId, Effect, Input, Node, Setup};
+use crate::node::{self, CallId, Effect, Input, Node, Setup};
 
 #[path = "faults.rs"]
 mod faults;
@@ -161,10 +161,13 @@ impl World {
             request_timeout_ms: [1000, 4000][rng.below(2) as usize],
             max_pending: [5, 10_000, 10_000][rng.below(3) as usize],
             is_tight: rng.one_in(3),
+            drift_max_ppm: [0, 1000, 90_000, 400_000][rng.below(4) as usize],
         };
         let chance = 1 + rng.below(4);
         let faults = faults::some(&mut rng, |rng| rng.below(4) < chance);
-        let list: BTreeMap<u64, Node> = (1..=nodes).map(|id| (id, Node::new(id, &mut rng))).collect();
+        let list: BTreeMap<u64, Node> = (1..=nodes)
+            .map(|id| (id, Node::new(id, setup.drift_max_ppm, &mut rng)))
+            .collect();
         let mut world = World {
             setup,
             now: 0,
@@ -365,6 +368,8 @@ impl World {
             }
             Err(reason) => {
                 self.say(Mark::Process, |_| format!("node {id} ends: {reason}"));
+                let is_expected = self.nodes[&id].disk.may_fail();
+                assert!(is_expected, "only broken disks fail: node {id} ends: {reason}");
                 self.node(id).stop();
                 self.carry(id);
                 self.end(id, End::Killed);
@@ -383,7 +388,9 @@ impl World {
         let (role, term, leader) = (status.role, status.hard_state.term, status.leader);
         if self.roles.insert(id, (role, term)) != Some((role, term)) {
             let leader = leader.map_or("nobody".into(), |leader| leader.to_string());
-            self.say(Mark::Role, |_| format!("node {id} is {role:?} in term {term} and follows {leader}"));
+            self.say(Mark::Role, |_| {
+                format!("node {id} is {role:?} in term {term} and follows {leader}")
+            });
         }
     }
 
@@ -434,12 +441,10 @@ impl World {
         if !self.is_running(id, boot) || self.nodes[&id].disk.due() != Some(self.now) {
             return;
         }
-        let (now, node, rng) = (
-            self.now,
-            self.nodes.get_mut(&id).expect("a node"),
-            &mut self.rng,
-        );
+        let (now, node, rng) = (self.now, self.nodes.get_mut(&id).expect("a node"), &mut self.rng);
         let (done, next) = node.disk.finish(now, rng);
+        let replaced = std::mem::take(&mut node.disk.replaced);
+        self.checker.on_replaced(id, &replaced);
         if let (Some(due), false) = (next, matches!(done, Done::Failed(_))) {
             self.at(due, Event::Disk { node: id, boot });
         }
@@ -455,7 +460,10 @@ impl World {
 
     fn send(&mut self, envelope: Envelope) {
         let (from, to) = (envelope.from.0, envelope.to.0);
-        let receiver = self.nodes[&to].process.as_ref().map(|process| process.machine.raft());
+        let receiver = self.nodes[&to]
+            .process
+            .as_ref()
+            .map(|process| process.machine.raft());
         self.checker
             .on_send(&envelope, self.nodes[&from].disk.durable(), receiver);
         let connection = if envelope.message.is_request() {
@@ -594,7 +602,9 @@ impl World {
         let Some(Closed { boots, calls }) = self.network.close(from, to) else {
             return;
         };
-        self.say(Mark::Network, |_| format!("the connection of node {from} to {to} ends, closed by {by:?}"));
+        self.say(Mark::Network, |_| {
+            format!("the connection of node {from} to {to} ends, closed by {by:?}")
+        });
         if self.is_running(from, boots.0) {
             for (sequence, written) in calls {
                 let error = if written {
@@ -775,7 +785,8 @@ impl World {
             };
             let node = &self.nodes[&waiting.node];
             let paused = node.paused_us.saturating_sub(waiting.paused_us);
-            let longest = timeout_us * 6 / 5 + 500 * MS + paused;
+            let timeout_us = node::slowest_us(timeout_us, self.setup.drift_max_ppm);
+            let longest = timeout_us * 11 / 10 + 500 * MS + paused;
             assert!(
                 self.now - waiting.since <= longest,
                 "answers in time: node {} has not answered for {} ms, and a request may take {}: {}",
@@ -800,6 +811,7 @@ impl World {
         for id in 1..=self.setup.nodes {
             self.set_disk_pace(id, (100, MS));
             let node = self.node(id);
+            node.set_drift(now, 0);
             node.disk.mend();
             node.paused_until = now;
             let boot = node.boot;
