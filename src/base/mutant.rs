@@ -47,7 +47,6 @@ mutants! {
     ConflictStaysOnDisk "raft/ready" "An entry that was replaced in memory is not written again",
     PrevTermUnchecked "raft/follower" "The consistency check looks at the index and not at the term",
     HeartbeatCommitsAll "raft/leader" "A heartbeat names the leader's commit index to a follower that lags",
-    CommitToOwnEnd "raft/follower" "A follower commits up to the end of its own log",
     AckBeforeSync "raft/follower" "A follower acknowledges entries before they are on its disk",
     LeaderCountsUnsynced "raft/leader" "A leader counts itself before its entries are on its disk",
     MinorityCommits "raft/quorum" "Half of the voters, rounded down, commit an entry",

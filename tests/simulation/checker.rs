@@ -132,8 +132,9 @@ impl Checker {
                 let asked = asker
                     .and_then(|raft| raft.log().entry(index))
                     .map(|entry| entry.id);
+                let is_right = |held: &EntryId| held.term <= term && asked.is_none_or(|asked| asked == *held);
                 assert!(
-                    index == Index(0) || held.is_some_and(|held| asked.is_none_or(|asked| asked == *held)),
+                    index == Index(0) || held.is_some_and(is_right),
                     "persist before answering: node {from} acknowledges index {index}, and its disk has {held:?}; \
                      the leader's is {asked:?}",
                 );

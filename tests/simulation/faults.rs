@@ -4,6 +4,7 @@ use raftline::base::rng::Rng;
 
 use super::{Event, MS, Mark, World};
 use crate::disk::End;
+use crate::node::Node;
 
 /// What can go wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,11 +81,7 @@ impl World {
         let pause = self.fault_pause_us;
         self.after(pause / 4, 2 * pause, Event::Fault);
         let fault = self.faults[self.rng.below(self.faults.len() as u64) as usize];
-        let leader = self
-            .nodes
-            .values()
-            .find(|node| node.is_leader())
-            .map(|node| node.id);
+        let leader = self.newest_leader();
         let any = 1 + self.rng.below(self.setup.nodes);
         let id = leader.filter(|_| self.rng.one_in(2)).unwrap_or(any);
         let other = 1 + self.rng.below(self.setup.nodes);
@@ -202,6 +199,30 @@ impl World {
         self.clients.gather(id);
         let timeout_us = self.setup.election_timeout_ms * MS;
         self.after(timeout_us, 5 * timeout_us, Event::Heal);
+    }
+
+    /// What was cut off meets those that went on without it. Perhaps their leader goes just then, and who comes next
+    /// is decided between logs that differ.
+    pub(super) fn on_heal(&mut self) {
+        self.network.heal();
+        let leader = self.newest_leader();
+        let fault = [Fault::Kill, Fault::PowerFailure, Fault::Reset, Fault::Heal][self.rng.below(4) as usize];
+        if let Some(id) = leader.filter(|_| !self.is_calm) {
+            self.say(Mark::Fault, |_| {
+                format!("the links are back, and {fault:?}: node {id}")
+            });
+            match fault {
+                Fault::Reset => self.reset(id),
+                Fault::Heal => {}
+                _ => self.end_some(fault, id),
+            }
+        }
+    }
+
+    fn newest_leader(&self) -> Option<u64> {
+        let leaders = self.nodes.values().filter(|node| node.is_leader());
+        let term = |node: &&Node| node.process.as_ref().map(|process| process.machine.raft().term());
+        leaders.max_by_key(term).map(|node| node.id)
     }
 
     fn reset(&mut self, id: u64) {

@@ -46,7 +46,7 @@ enum Event {
         node: u64,
         boot: u64,
     },
-    Arrive(Packet),
+    Arrive(Box<Packet>),
     /// A node tries to connect.
     Dial {
         from: u64,
@@ -268,7 +268,7 @@ impl World {
         match event {
             Event::Turn { node, boot } => self.on_turn(node, boot),
             Event::Disk { node, boot } => self.on_disk(node, boot),
-            Event::Arrive(packet) => self.on_arrive(packet),
+            Event::Arrive(packet) => self.on_arrive(*packet),
             Event::Dial { from, boot, to } => self.on_dial(from, boot, to),
             Event::Break { from, to, number, by } => {
                 if self.network.dialed(from, to) == Some(number) {
@@ -302,7 +302,7 @@ impl World {
             }
             Event::Collect(n) => self.on_collect(n),
             Event::Fault => self.on_fault(),
-            Event::Heal => self.network.heal(),
+            Event::Heal => self.on_heal(),
             Event::Start(id) => self.on_start(id),
             Event::Sweep => self.on_sweep(),
         }
@@ -480,13 +480,13 @@ impl World {
             let body = Body::Message(envelope.clone());
             self.at(
                 time,
-                Event::Arrive(Packet {
+                Event::Arrive(Box::new(Packet {
                     from,
                     to,
                     boot,
                     connection: connection.unwrap_or(0),
                     body,
-                }),
+                })),
             );
         }
     }
@@ -506,13 +506,13 @@ impl World {
         let time = self.now + self.network.delay_us(&mut self.rng);
         self.at(
             time,
-            Event::Arrive(Packet {
+            Event::Arrive(Box::new(Packet {
                 from,
                 to,
                 boot,
                 connection,
                 body,
-            }),
+            })),
         );
     }
 
@@ -551,7 +551,7 @@ impl World {
         if self.network.is_cut(from, to) {
             if !is_message {
                 // TCP sends it again.
-                self.after(100 * MS, 300 * MS, Event::Arrive(packet));
+                self.after(100 * MS, 300 * MS, Event::Arrive(Box::new(packet)));
             }
             return;
         }
