@@ -58,7 +58,7 @@ mutants! {
     ReadWithoutQuorum "raft/read" "A leader answers reads without asking whether it still leads",
     ReadBeforeFirstCommit "raft/read" "A new leader answers reads before it knows what is committed",
     ReadRoundReused "raft/read" "A read is confirmed by answers to a question asked before it",
-    AnyReadAnswerCounts "raft/read" "The answer to an earlier question about reads is taken for that to the present one",
+    AnyReadAnswerCounts "raft/read" "The answer to an earlier question about reads counts for the present one",
     ReadBeforeApplied "node/reads" "A read is answered before the state is as new as it has to be",
     AnswerWhenProposed "node/writes" "A write is answered when it is in the leader's log",
     UnknownIsTryAgain "node/machine" "A write of unknown outcome is answered as one that was not done",

@@ -262,8 +262,8 @@ fn check_log(in_log: &BTreeMap<u64, u64>, operations: &mut [Operation]) {
         let times = in_log.get(&value).copied().unwrap_or(0);
         assert!(
             (certain..=certain + perhaps).contains(&times),
-            "each write is done once: that of {value} is in the log {times} times; its clients were told {certain} times that it is done, \
-             and {perhaps} times that it may be"
+            "each write is done once: that of {value} is in the log {times} times; its clients \
+             were told {certain} times that it is done, and {perhaps} times that it may be"
         );
     }
 }

@@ -830,8 +830,8 @@ impl World {
         while (self.clients.served.len() as u64) < 2 * self.setup.nodes {
             assert!(
                 self.now < end,
-                "liveness: {} ms after the faults have stopped, only these nodes serve writes (false) and reads (true): \
-                 {:?}",
+                "liveness: {} ms after the faults have stopped, only these nodes serve writes (false) and reads \
+                 (true): {:?}",
                 bound / MS,
                 self.clients.served
             );
