@@ -142,8 +142,8 @@ fn table(mutants: &[Mutant], found: &[Found], seeds: u64) -> String {
     let mut text = format!(
         "# Mutation table\n\n\
          Known bugs, each put into the nodes by a switch of `base::mutant`, and what the simulation makes of them:\n\
-         which property was found not to hold, and how many worlds had to run until then, of 3, 5 and 7 nodes in turn,\n\
-         at most {seeds}. Written by\n\n\
+         which property was found not to hold, and how many worlds had to run until then, of 3, 5 and 7 nodes in\n\
+         turn, at most {seeds}. Written by\n\n\
          ```sh\ncargo run --release --features mutants --example mutants\n```\n\n\
          | bug | where | what is wrong | found by | seeds |\n| --- | --- | --- | --- | --- |\n"
     );
