@@ -14,6 +14,8 @@
 )]
 
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -45,6 +47,9 @@ struct Arguments {
     /// How many nodes; 3, 5 and 7 in turn where it is left out.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     nodes: Option<u64>,
+    /// How many worlds at the same time.
+    #[arg(long, default_value_t = std::thread::available_parallelism().map_or(1, usize::from))]
+    jobs: usize,
 }
 
 #[derive(Default)]
@@ -64,20 +69,38 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let begin = Instant::now();
     let (mut sum, mut told) = (Sum::default(), begin);
-    for seed in arguments.first..arguments.first + arguments.seeds {
-        let nodes = arguments.nodes.unwrap_or([3, 5, 7][(seed % 3) as usize]);
-        match world::run_named(seed, nodes, false) {
-            Ok(report) => sum.add(&report),
-            Err(again) => {
-                println!("to see it again: {again}");
-                return ExitCode::FAILURE;
+    let end = arguments.first + arguments.seeds;
+    let next = AtomicU64::new(arguments.first);
+    let (results, ended) = mpsc::channel();
+    std::thread::scope(|scope| {
+        for _ in 0..arguments.jobs {
+            let results = results.clone();
+            let (next, nodes) = (&next, arguments.nodes);
+            scope.spawn(move || {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    let nodes = nodes.unwrap_or([3, 5, 7][(seed % 3) as usize]);
+                    if seed >= end || results.send(world::run_named(seed, nodes, false)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(results);
+        for result in ended {
+            match result {
+                Ok(report) => sum.add(&report),
+                Err(again) => {
+                    println!("to see it again: {again}");
+                    std::process::exit(1);
+                }
+            }
+            if told.elapsed() >= TELL_EVERY {
+                told = Instant::now();
+                sum.tell(begin);
             }
         }
-        if told.elapsed() >= TELL_EVERY {
-            told = Instant::now();
-            sum.tell(begin);
-        }
-    }
+    });
     sum.tell(begin);
     ExitCode::SUCCESS
 }

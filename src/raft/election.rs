@@ -124,9 +124,7 @@ impl Raft {
     pub(super) fn count_own_vote(&mut self) {
         let id = self.options.id;
         if let Role::Candidate(candidate) = &mut self.role
-            && (candidate.phase == Phase::PreVote
-                || self.durability.hard_state_is_durable()
-                || mutant::is(Mutant::OwnVoteBeforeDurable))
+            && (candidate.phase == Phase::PreVote || self.durability.hard_state_is_durable())
         {
             candidate.votes.insert(id, true);
             self.decide_election();

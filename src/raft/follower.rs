@@ -133,8 +133,7 @@ impl Raft {
         if !self.take_entries(request.entries) {
             return;
         }
-        let matched = mutant::pick(Mutant::CommitToOwnEnd, answer.last_index, self.log.last().index);
-        self.learn_commit_index(matched, request.leader_commit);
+        self.learn_commit_index(answer.last_index, request.leader_commit);
         let envelope = self.envelope(from, request_id, Message::AppendEntriesResponse(answer));
         let needs = Needs::Log(answer.last_index);
         let needs = mutant::pick(Mutant::AckBeforeSync, needs, Needs::HardState);

@@ -244,7 +244,8 @@ impl Raft {
     }
 
     fn reads_confirmed(&mut self, id: u64, read_index: Index) {
-        if let Some(asked) = self.reads.asked.take_if(|asked| asked.id == id) {
+        let is_it = |asked: &mut Asked| asked.id == id || mutant::is(Mutant::AnyReadAnswerCounts);
+        if let Some(asked) = self.reads.asked.take_if(is_it) {
             let tickets = self.take_recovery_ticket(asked.tickets, read_index);
             let confirmed = tickets.into_iter().map(|ticket| ReadReady { ticket, read_index });
             self.ready_reads.extend(confirmed);

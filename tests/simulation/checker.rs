@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use raftline::kv::{self, Command};
 use raftline::raft::invariants::Invariants;
-use raftline::raft::{Entry, Envelope, Index, Message, NodeId, Payload, Raft, Term};
+use raftline::raft::{Entry, EntryId, Envelope, Index, Message, NodeId, Payload, Raft, Term};
 
 use crate::disk::Durable;
 use crate::linearizable::{Action, Operation, Outcome, by_key, describe, linearizable_within};
@@ -132,13 +132,25 @@ impl Checker {
                 let asked = asker
                     .and_then(|raft| raft.log().entry(index))
                     .map(|entry| entry.id);
+                let is_right = |held: &EntryId| held.term <= term && asked.is_none_or(|asked| asked == *held);
                 assert!(
-                    index == Index(0) || held.is_some_and(|held| asked.is_none_or(|asked| asked == *held)),
+                    index == Index(0) || held.is_some_and(is_right),
                     "persist before answering: node {from} acknowledges index {index}, and its disk has {held:?}; \
                      the leader's is {asked:?}",
                 );
             }
             _ => {}
+        }
+    }
+
+    /// A node's disk does not hold these entries any more: none of them is committed.
+    pub fn on_replaced(&self, node: u64, replaced: &[EntryId]) {
+        for id in replaced {
+            let committed = self.invariants.committed().nth(id.index.prev().0 as usize);
+            assert!(
+                committed != Some(*id),
+                "durability: the disk of node {node} has replaced the committed entry {id}"
+            );
         }
     }
 
@@ -250,8 +262,8 @@ fn check_log(in_log: &BTreeMap<u64, u64>, operations: &mut [Operation]) {
         let times = in_log.get(&value).copied().unwrap_or(0);
         assert!(
             (certain..=certain + perhaps).contains(&times),
-            "each write is done once: that of {value} is in the log {times} times; its clients were told {certain} times that it is done, \
-             and {perhaps} times that it may be"
+            "each write is done once: that of {value} is in the log {times} times; its clients \
+             were told {certain} times that it is done, and {perhaps} times that it may be"
         );
     }
 }

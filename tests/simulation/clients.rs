@@ -308,7 +308,9 @@ fn request(key: &str, action: Action, rng: &mut Rng) -> node::Operation {
 /// Something that the history can't judge: keys that expire, long values, all keys, hand-overs.
 fn other(nodes: u64, rng: &mut Rng) -> node::Operation {
     let key = Bytes::from(format!("other{}", rng.below(5)));
-    let value = Bytes::from("x".repeat(rng.below(600) as usize));
+    // Some are longer than a page of the disk.
+    let longest = if rng.one_in(8) { 12_000 } else { 600 };
+    let value = Bytes::from("x".repeat(rng.below(longest) as usize));
     let write = match rng.below(8) {
         0..3 => Command::Set {
             key,
@@ -341,13 +343,13 @@ fn other(nodes: u64, rng: &mut Rng) -> node::Operation {
 
 fn judge(action: Action, outcome: node::Outcome) -> Outcome {
     let node::Outcome::Reply(reply) = outcome else {
-        panic!("{action:?} was answered {outcome:?}");
+        panic!("fitting answers: {action:?} was answered {outcome:?}");
     };
     match (action, reply) {
         (_, Reply::Error(error)) => match error.code {
             Code::UnknownResult => Outcome::Unknown,
             Code::ClusterDown | Code::TryAgain | Code::Busy | Code::ReadOnly => Outcome::Failed,
-            _ => panic!("{action:?} was answered {error}"),
+            _ => panic!("fitting answers: {action:?} was answered {error}"),
         },
         (Action::Set(_), Reply::Ok) => Outcome::Done(None),
         (Action::Swap { .. } | Action::Create(_), Reply::Ok) => Outcome::Done(Some(1)),
@@ -361,6 +363,6 @@ fn judge(action: Action, outcome: node::Outcome) -> Outcome {
         (Action::Incr | Action::Delete | Action::DeleteIf(_), Reply::Integer(n)) => {
             Outcome::Done(Some(u64::try_from(n).expect("a count")))
         }
-        (action, reply) => panic!("{action:?} was answered {reply:?}"),
+        (action, reply) => panic!("fitting answers: {action:?} was answered {reply:?}"),
     }
 }

@@ -50,6 +50,11 @@ pub struct Disk {
     storage: Option<Storage<SimFs>>,
     jobs: VecDeque<Job>,
     durable: Durable,
+    /// What the last write has replaced.
+    pub replaced: Vec<EntryId>,
+    /// A failure was asked for, or there is little room.
+    fails: bool,
+    is_full: bool,
     /// What the last process was writing when it ended.
     interrupted: Option<Durable>,
     /// A job takes at least this long, and at most that long.
@@ -70,16 +75,21 @@ impl Durable {
 
     fn with(&self, batch: &Batch) -> Durable {
         let mut after = self.clone();
-        after.hard_state = batch.hard_state.unwrap_or(self.hard_state);
-        if let Some(first) = batch.entries.first() {
-            assert!(
-                first.id.index.prev().0 <= self.log.len() as u64,
-                "log: a batch leaves a hole in it"
-            );
-            after.log.truncate(first.id.index.prev().0 as usize);
-        }
-        after.log.extend(batch.entries.iter().map(|entry| entry.id));
+        after.take(batch);
         after
+    }
+
+    /// What the batch replaces.
+    fn take(&mut self, batch: &Batch) -> Vec<EntryId> {
+        self.hard_state = batch.hard_state.unwrap_or(self.hard_state);
+        let Some(first) = batch.entries.first() else {
+            return Vec::new();
+        };
+        let kept = first.id.index.prev().0 as usize;
+        assert!(kept <= self.log.len(), "log: a batch leaves a hole in it");
+        let replaced = self.log.split_off(kept);
+        self.log.extend(batch.entries.iter().map(|entry| entry.id));
+        replaced.into_iter().filter(|id| !self.holds(*id)).collect()
     }
 
     pub fn holds(&self, id: EntryId) -> bool {
@@ -101,6 +111,9 @@ impl Disk {
             storage: None,
             jobs: VecDeque::new(),
             durable: Durable::default(),
+            replaced: Vec::new(),
+            fails: false,
+            is_full: false,
             interrupted: None,
             latency_us: (0, 0),
             due: None,
@@ -112,6 +125,7 @@ impl Disk {
     pub fn open(&mut self, rng: &mut Rng) -> Result<Recovered<SimFs>, String> {
         let opened = Storage::open(self.fs.clone(), &self.options, rng.next_u64());
         let (storage, recovered) = opened.map_err(|error| error.to_string())?;
+        self.fails = false;
         let found = Durable::of(&recovered);
         let interrupted = self.interrupted.take();
         assert!(
@@ -182,7 +196,7 @@ impl Disk {
         let done = match job {
             Job::Persist(batch) => match storage.persist(&batch) {
                 Ok(()) => {
-                    self.durable = self.durable.with(&batch);
+                    self.replaced = self.durable.take(&batch);
                     Done::Persisted
                 }
                 Err(error) => {
@@ -221,6 +235,7 @@ impl Disk {
     /// One of the next writes or syncs is an error.
     pub fn fail_soon(&mut self, rng: &mut Rng) {
         let n = 1 + rng.below(5);
+        self.fails = true;
         if rng.one_in(2) {
             self.fs.write_fails_at(n);
         } else {
@@ -230,12 +245,20 @@ impl Disk {
 
     /// There is hardly any room left.
     pub fn fill(&mut self, rng: &mut Rng) {
+        self.is_full = true;
         self.fs.set_free_space_bytes(Some(rng.below(20 << 10)));
+    }
+
+    /// Whether a failure since the process began was to be expected.
+    pub fn may_fail(&self) -> bool {
+        self.fails || self.is_full
     }
 
     /// Nothing that was asked for fails any more, and there is room again.
     pub fn mend(&mut self) {
         const NEVER: u64 = 1 << 40;
+        self.fails |= self.is_full;
+        self.is_full = false;
         self.fs.write_fails_at(NEVER);
         self.fs.sync_fails_at(NEVER);
         self.fs.set_free_space_bytes(None);

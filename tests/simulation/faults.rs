@@ -4,7 +4,7 @@ use raftline::base::rng::Rng;
 
 use super::{Event, MS, Mark, World};
 use crate::disk::End;
-use crate::node::DRIFT_MAX_PPM;
+use crate::node::Node;
 
 /// What can go wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,9 +37,11 @@ pub enum Fault {
     SlowLeader,
     /// The leader is cut off and stands still until another may lead.
     PausedLeader,
+    /// All connections of the leader end as if its process had, and perhaps it is cut off: another may lead at once.
+    Reset,
 }
 
-const FAULTS: [Fault; 21] = [
+const FAULTS: [Fault; 22] = [
     Fault::CutOneWay,
     Fault::CutBothWays,
     Fault::Isolate,
@@ -61,6 +63,7 @@ const FAULTS: [Fault; 21] = [
     Fault::Drift,
     Fault::SlowLeader,
     Fault::PausedLeader,
+    Fault::Reset,
 ];
 
 /// The kinds of faults of one world: each as it is `chosen`, and what ends some of them.
@@ -78,11 +81,7 @@ impl World {
         let pause = self.fault_pause_us;
         self.after(pause / 4, 2 * pause, Event::Fault);
         let fault = self.faults[self.rng.below(self.faults.len() as u64) as usize];
-        let leader = self
-            .nodes
-            .values()
-            .find(|node| node.is_leader())
-            .map(|node| node.id);
+        let leader = self.newest_leader();
         let any = 1 + self.rng.below(self.setup.nodes);
         let id = leader.filter(|_| self.rng.one_in(2)).unwrap_or(any);
         let other = 1 + self.rng.below(self.setup.nodes);
@@ -108,10 +107,11 @@ impl World {
                 self.node(id).wall_offset_ms += self.rng_between(most);
             }
             Fault::Drift => {
-                let ppm = self.rng_between(2 * DRIFT_MAX_PPM);
+                let ppm = self.rng_between(2 * self.setup.drift_max_ppm);
                 self.set_drift(id, ppm);
             }
             Fault::SlowLeader => self.slow_leader(leader.unwrap_or(id)),
+            Fault::Reset => self.reset(leader.unwrap_or(id)),
             Fault::PausedLeader => {
                 let id = leader.unwrap_or(id);
                 let timeout_us = self.setup.election_timeout_ms * MS;
@@ -191,7 +191,7 @@ impl World {
     }
 
     fn slow_leader(&mut self, id: u64) {
-        let ppm = DRIFT_MAX_PPM as i64;
+        let ppm = self.setup.drift_max_ppm as i64;
         for node in 1..=self.setup.nodes {
             self.set_drift(node, if node == id { -ppm } else { ppm });
         }
@@ -201,11 +201,49 @@ impl World {
         self.after(timeout_us, 5 * timeout_us, Event::Heal);
     }
 
+    /// What was cut off meets those that went on without it. Perhaps their leader goes just then, and who comes next
+    /// is decided between logs that differ.
+    pub(super) fn on_heal(&mut self) {
+        self.network.heal();
+        let leader = self.newest_leader();
+        let fault = [Fault::Kill, Fault::PowerFailure, Fault::Reset, Fault::Heal][self.rng.below(4) as usize];
+        if let Some(id) = leader.filter(|_| !self.is_calm) {
+            self.say(Mark::Fault, |_| {
+                format!("the links are back, and {fault:?}: node {id}")
+            });
+            match fault {
+                Fault::Reset => self.reset(id),
+                Fault::Heal => {}
+                _ => self.end_some(fault, id),
+            }
+        }
+    }
+
+    fn newest_leader(&self) -> Option<u64> {
+        let leaders = self.nodes.values().filter(|node| node.is_leader());
+        let term = |node: &&Node| node.process.as_ref().map(|process| process.machine.raft().term());
+        leaders.max_by_key(term).map(|node| node.id)
+    }
+
+    fn reset(&mut self, id: u64) {
+        for peer in (1..=self.setup.nodes).filter(|peer| *peer != id) {
+            self.break_connection(id, peer, Some(id));
+            self.break_connection(peer, id, Some(id));
+        }
+        if self.rng.one_in(2) {
+            self.cut_off(id);
+            self.clients.gather(id);
+            let timeout_us = self.setup.election_timeout_ms * MS;
+            self.after(timeout_us / 2, 3 * timeout_us, Event::Heal);
+        }
+    }
+
     fn harm_disk(&mut self, fault: Fault, id: u64) {
         let Some(boot) = self.boot(id) else {
             return;
         };
-        let hang_us = (1000 + self.rng.below(20_000)) * MS;
+        let hang_most_ms = [1000, 5000, 20_000][self.rng.below(3) as usize];
+        let hang_us = self.rng.below(hang_most_ms) * MS;
         let most_us = [2, 50, 500, 3000][self.rng.below(4) as usize] * MS;
         let (node, rng) = (self.nodes.get_mut(&id).expect("a node"), &mut self.rng);
         match fault {

@@ -19,7 +19,7 @@ use crate::clients::Clients;
 use crate::disk::{Done, End};
 use crate::linearizable::Outcome;
 use crate::network::{Body, Closed, Network, Packet};
-use crate::node::{CallId, Effect, Input, Node, Setup};
+use crate::node::{self, CallId, Effect, Input, Node, Setup};
 
 #[path = "faults.rs"]
 mod faults;
@@ -46,7 +46,7 @@ enum Event {
         node: u64,
         boot: u64,
     },
-    Arrive(Packet),
+    Arrive(Box<Packet>),
     /// A node tries to connect.
     Dial {
         from: u64,
@@ -161,10 +161,13 @@ impl World {
             request_timeout_ms: [1000, 4000][rng.below(2) as usize],
             max_pending: [5, 10_000, 10_000][rng.below(3) as usize],
             is_tight: rng.one_in(3),
+            drift_max_ppm: [0, 1000, 90_000, 400_000][rng.below(4) as usize],
         };
         let chance = 1 + rng.below(4);
         let faults = faults::some(&mut rng, |rng| rng.below(4) < chance);
-        let list: BTreeMap<u64, Node> = (1..=nodes).map(|id| (id, Node::new(id, &mut rng))).collect();
+        let list: BTreeMap<u64, Node> = (1..=nodes)
+            .map(|id| (id, Node::new(id, setup.drift_max_ppm, &mut rng)))
+            .collect();
         let mut world = World {
             setup,
             now: 0,
@@ -265,7 +268,7 @@ impl World {
         match event {
             Event::Turn { node, boot } => self.on_turn(node, boot),
             Event::Disk { node, boot } => self.on_disk(node, boot),
-            Event::Arrive(packet) => self.on_arrive(packet),
+            Event::Arrive(packet) => self.on_arrive(*packet),
             Event::Dial { from, boot, to } => self.on_dial(from, boot, to),
             Event::Break { from, to, number, by } => {
                 if self.network.dialed(from, to) == Some(number) {
@@ -299,7 +302,7 @@ impl World {
             }
             Event::Collect(n) => self.on_collect(n),
             Event::Fault => self.on_fault(),
-            Event::Heal => self.network.heal(),
+            Event::Heal => self.on_heal(),
             Event::Start(id) => self.on_start(id),
             Event::Sweep => self.on_sweep(),
         }
@@ -365,6 +368,8 @@ impl World {
             }
             Err(reason) => {
                 self.say(Mark::Process, |_| format!("node {id} ends: {reason}"));
+                let is_expected = self.nodes[&id].disk.may_fail();
+                assert!(is_expected, "only broken disks fail: node {id} ends: {reason}");
                 self.node(id).stop();
                 self.carry(id);
                 self.end(id, End::Killed);
@@ -438,6 +443,8 @@ impl World {
         }
         let (now, node, rng) = (self.now, self.nodes.get_mut(&id).expect("a node"), &mut self.rng);
         let (done, next) = node.disk.finish(now, rng);
+        let replaced = std::mem::take(&mut node.disk.replaced);
+        self.checker.on_replaced(id, &replaced);
         if let (Some(due), false) = (next, matches!(done, Done::Failed(_))) {
             self.at(due, Event::Disk { node: id, boot });
         }
@@ -473,13 +480,13 @@ impl World {
             let body = Body::Message(envelope.clone());
             self.at(
                 time,
-                Event::Arrive(Packet {
+                Event::Arrive(Box::new(Packet {
                     from,
                     to,
                     boot,
                     connection: connection.unwrap_or(0),
                     body,
-                }),
+                })),
             );
         }
     }
@@ -499,13 +506,13 @@ impl World {
         let time = self.now + self.network.delay_us(&mut self.rng);
         self.at(
             time,
-            Event::Arrive(Packet {
+            Event::Arrive(Box::new(Packet {
                 from,
                 to,
                 boot,
                 connection,
                 body,
-            }),
+            })),
         );
     }
 
@@ -544,7 +551,7 @@ impl World {
         if self.network.is_cut(from, to) {
             if !is_message {
                 // TCP sends it again.
-                self.after(100 * MS, 300 * MS, Event::Arrive(packet));
+                self.after(100 * MS, 300 * MS, Event::Arrive(Box::new(packet)));
             }
             return;
         }
@@ -778,7 +785,8 @@ impl World {
             };
             let node = &self.nodes[&waiting.node];
             let paused = node.paused_us.saturating_sub(waiting.paused_us);
-            let longest = timeout_us * 6 / 5 + 500 * MS + paused;
+            let timeout_us = node::slowest_us(timeout_us, self.setup.drift_max_ppm);
+            let longest = timeout_us * 11 / 10 + 500 * MS + paused;
             assert!(
                 self.now - waiting.since <= longest,
                 "answers in time: node {} has not answered for {} ms, and a request may take {}: {}",
@@ -803,6 +811,7 @@ impl World {
         for id in 1..=self.setup.nodes {
             self.set_disk_pace(id, (100, MS));
             let node = self.node(id);
+            node.set_drift(now, 0);
             node.disk.mend();
             node.paused_until = now;
             let boot = node.boot;
@@ -821,8 +830,8 @@ impl World {
         while (self.clients.served.len() as u64) < 2 * self.setup.nodes {
             assert!(
                 self.now < end,
-                "liveness: {} ms after the faults have stopped, only these nodes serve writes (false) and reads (true): \
-                 {:?}",
+                "liveness: {} ms after the faults have stopped, only these nodes serve writes (false) and reads \
+                 (true): {:?}",
                 bound / MS,
                 self.clients.served
             );
