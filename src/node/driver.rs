@@ -205,8 +205,8 @@ fn open(
     if let Some(damage) = &found.set_aside {
         tracing::error!(
             %damage,
-            "the data folder is damaged: log and snapshots are moved to its folder `damaged`, everything is fetched from \
-             the other nodes again, and until then this node does not vote; the disk is not to be trusted",
+            "the data folder is damaged: log and snapshots are moved to its folder `damaged`, everything is fetched \
+             from the other nodes again, and until then this node does not vote; the disk is not to be trusted",
         );
     } else if found.recovering {
         tracing::warn!(
