@@ -71,7 +71,7 @@ impl Raft {
             quorum_check_due: now.after(self.options.election_timeout_ms),
             uncommitted_bytes,
             rounds: Rounds::starting_after(self.next_number()),
-            lease: Lease::default(),
+            lease: Lease::new(self.options.election_timeout_ms),
             transfer: None,
             reconfiguration: Reconfiguration::default(),
         }));
