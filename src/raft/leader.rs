@@ -290,6 +290,8 @@ impl Raft {
             && let Some(progress) = leader.progress.get_mut(&peer)
         {
             progress.session = session;
+            // It may be another process, with another configuration.
+            progress.promises_lease = false;
             progress.restart();
             leader.heartbeat_due = self.now;
         }
