@@ -390,7 +390,7 @@ fn the_log_after_a_snapshot_under_way_is_kept() {
 
 /// A full log takes nothing more, at the leader and at a follower, until a snapshot frees it.
 #[test]
-fn a_full_log_waits_for_a_snapshot() {
+fn trap_3_26_a_full_log_waits_for_a_snapshot() {
     let mut world = World::new(3, 0);
     world.max_log_bytes = 300;
     (1..=3).for_each(|id| world.restart(id));
