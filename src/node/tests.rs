@@ -775,6 +775,25 @@ fn a_node_whose_state_differs_serves_nothing_and_says_so() {
     assert_eq!(world.reply(leader, get("k")), value("v"));
 }
 
+/// Or the others would find that theirs differs from its own, and nobody would serve any more.
+#[test]
+fn trap_3_35_a_leader_whose_state_differs_claims_nothing_and_hands_over() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    let other = 1 + leader % 3;
+    let (applied, hash) = world.machine(other).applied();
+    world
+        .machine(other)
+        .on_state_hash(NodeId(leader), applied, hash + 1);
+    world.nodes.get_mut(&other).unwrap().1.hashes.clear();
+    let to_other = Operation::Transfer(Some(NodeId(other)));
+    assert_eq!(world.reply(leader, to_other), Reply::Ok);
+    world.pass(2000);
+    assert!(!world.machine(other).is_leader());
+    assert_eq!(world.nodes[&other].1.hashes, []);
+    let leader = world.wait_for_leader();
+    assert_eq!(world.reply(leader, Operation::Write(set("a", "1"))), Reply::Ok);
+}
+
 #[test]
 fn members_that_cannot_be_reached_are_named() {
     let (mut world, leader) = World::with_leader(3, |_| {});
