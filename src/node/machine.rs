@@ -454,10 +454,18 @@ impl<C> Machine<C> {
         }
     }
 
-    /// Tells the others what the state here hashes to, for them to compare.
+    /// Tells the others what the state here hashes to, for them to compare. One whose state is known to differ claims
+    /// nothing, or all the others would stop serving; it lets another one lead.
     fn tell_hash(&mut self, host: &mut impl Host<CallId = C>) {
         let applied = Index(self.store.applied());
-        if self.chores.next_hash_at <= self.now.ticks && self.chores.last_hash != Some(applied) {
+        if self.chores.next_hash_at > self.now.ticks {
+            return;
+        }
+        if self.diverged_at.is_some() {
+            self.chores.next_hash_at = self.now.ticks.after(HASH_INTERVAL_MS);
+            // Where there is no other voter, there is nobody to stop either.
+            let _ = self.raft.transfer(None);
+        } else if self.chores.last_hash != Some(applied) {
             self.chores.next_hash_at = self.now.ticks.after(HASH_INTERVAL_MS);
             self.chores.last_hash = Some(applied);
             host.tell_state_hash(applied, self.store.hash());

@@ -278,6 +278,9 @@ impl Raft {
                 );
                 let leader = leads.then_some(from);
                 self.become_follower(term, leader);
+                if let Message::Heartbeat(heartbeat) = message {
+                    self.notice_lost_term(heartbeat.leader_commit);
+                }
                 true
             }
             // A refusal counts whatever the voter's term, a vote only in the term for which it was given.
