@@ -5,16 +5,15 @@
 
 use bytes::Bytes;
 use raftline::base::rng::Rng;
-use raftline::kv::{Garbage, Store, View};
-use raftline::node::{Host, Machine, MachineOptions, Now, Submission};
+use raftline::kv::{Garbage, View};
+use raftline::node::{Host, Loaded, Machine, MachineOptions, Now, Submission};
 use raftline::raft::{
-    self, Addresses, Batch, EntryId, Envelope, Index, Membership, NodeId, Raft, Recovered, SnapshotHeader,
-    Ticks, Window,
+    self, Addresses, Batch, EntryId, Envelope, Index, Membership, NodeId, Raft, SnapshotHeader, Ticks, Window,
 };
 use raftline::storage::Committed;
 use raftline::transport::CallError;
 
-use crate::disk::{Disk, Done, Job};
+use crate::disk::{Disk, Done, Job, Taking};
 
 /// How the nodes of one world are set up.
 #[derive(Clone, Debug)]
@@ -25,8 +24,22 @@ pub struct Setup {
     pub max_pending: usize,
     /// Everything is cut into the smallest pieces.
     pub is_tight: bool,
+    /// When snapshots are taken, and how much of the log is borne then.
+    pub snapshot_log_bytes: u64,
+    pub max_log_bytes: usize,
     /// Monotonic clocks run faster or slower by so many millionths at most. Only promises of leases depend on it.
     pub drift_max_ppm: u64,
+}
+
+impl Setup {
+    /// In most worlds snapshots are taken all the time, and in some the log must not grow without them.
+    pub fn choose_snapshots(&mut self, rng: &mut Rng) {
+        self.snapshot_log_bytes = [u64::MAX, 1000, 4000, 30_000][rng.below(4) as usize];
+        if self.snapshot_log_bytes < u64::MAX && rng.one_in(3) {
+            // A snapshot that failed is tried again after a long while.
+            self.max_log_bytes = 20 * self.snapshot_log_bytes as usize + 50_000;
+        }
+    }
 }
 
 /// Names a call of another node: who, on which connection, and its number there.
@@ -78,11 +91,19 @@ impl Host for Effects {
     fn persist(&mut self, batch: Batch) {
         self.list.push(Effect::Disk(Job::Persist(batch)));
     }
-    // No node of this world takes snapshots yet.
-    fn send_chunk(&mut self, _: Envelope) {}
-    fn store_chunk(&mut self, _: Envelope) {}
-    fn take_snapshot(&mut self, _: SnapshotHeader, _: View) {}
-    fn adopt_snapshot(&mut self, _: Committed, _: EntryId) {}
+    fn send_chunk(&mut self, envelope: Envelope) {
+        self.list.push(Effect::Disk(Job::SendChunk(envelope)));
+    }
+    fn store_chunk(&mut self, envelope: Envelope) {
+        self.list.push(Effect::Disk(Job::StoreChunk(envelope)));
+    }
+    fn take_snapshot(&mut self, header: SnapshotHeader, view: View) {
+        let taking = Box::new(Taking::new(header, view));
+        self.list.push(Effect::Disk(Job::Take(taking)));
+    }
+    fn adopt_snapshot(&mut self, committed: Committed, drop_upto: EntryId) {
+        self.list.push(Effect::Disk(Job::Adopt(committed, drop_upto)));
+    }
     fn measure_free_space(&mut self) {
         self.list.push(Effect::Disk(Job::MeasureFreeSpace));
     }
@@ -106,8 +127,12 @@ impl Host for Effects {
         self.list.push(Effect::StateHash(index, hash));
     }
     fn adopt_membership(&mut self, _: Index, _: &Membership) {}
-    fn mark_rebuild(&mut self) {}
-    fn clear_recovering(&mut self) {}
+    fn mark_rebuild(&mut self) {
+        self.list.push(Effect::Disk(Job::MarkRebuild));
+    }
+    fn clear_recovering(&mut self) {
+        self.list.push(Effect::Disk(Job::ClearRecovering));
+    }
     fn adopt_cluster_id(&mut self, cluster_id: [u8; 16]) {
         self.list.push(Effect::Disk(Job::SetClusterId(cluster_id)));
     }
@@ -192,34 +217,40 @@ impl Node {
         }
     }
 
-    /// A process starts. `Err`: the disk refused.
-    pub fn start(&mut self, setup: &Setup, now_us: u64, rng: &mut Rng) -> Result<(), String> {
-        let found = self.disk.open(rng)?;
+    /// A process starts. `Err`: the disk refused. `may_crash`: the power may fail meanwhile.
+    pub fn start(
+        &mut self,
+        setup: &Setup,
+        now_us: u64,
+        may_crash: bool,
+        rng: &mut Rng,
+    ) -> Result<(), String> {
+        let Loaded {
+            storage,
+            identity,
+            recovered,
+            store,
+        } = self.disk.open(membership(setup.nodes), may_crash, rng)?;
+        self.disk.run(storage);
         self.boot += 1;
-        let recovered = Recovered {
-            hard_state: found.hard_state,
-            membership: membership(setup.nodes),
-            entries: found.entries,
-            ..Recovered::default()
-        };
         let now = self.now(now_us);
         let raft = Raft::new(raft_options(setup, self.id, rng.next_u64()), recovered, now.ticks);
         let options = MachineOptions {
             cluster_name: "simulation".into(),
-            incarnation: found.identity.incarnation,
+            incarnation: identity.incarnation,
             addresses: Addresses::default(),
             request_timeout_ms: setup.request_timeout_ms,
             max_pending: setup.max_pending,
             max_memory_bytes: 0,
             min_free_space_bytes: 16 << 10,
-            snapshot_log_bytes: u64::MAX,
+            snapshot_log_bytes: setup.snapshot_log_bytes,
         };
         let effects = Effects {
             list: Vec::new(),
             cluster_id: u128::from(rng.next_u64()).to_be_bytes(),
         };
         self.process = Some(Process {
-            machine: Machine::new(options, raft, Store::new(), now),
+            machine: Machine::new(options, raft, store, now),
             effects,
             done: Vec::new(),
             inputs: Vec::new(),
@@ -261,8 +292,13 @@ impl Node {
         for done in process.done.drain(..) {
             match done {
                 Done::Persisted => machine.on_persisted(),
+                Done::Snapshot(event) => machine.on_snapshot(event, effects),
                 Done::FreeSpace(bytes) => machine.on_free_space(bytes),
-                Done::ClusterIdSet => {}
+                Done::MarkedRebuild => {
+                    machine.on_rebuild_marked();
+                    return Err("it is to be rebuilt".into());
+                }
+                Done::Chunk(_) => panic!("the world sends chunks"),
                 Done::Failed(reason) => return Err(reason),
             }
         }
@@ -329,6 +365,6 @@ fn raft_options(setup: &Setup, id: u64, seed: u64) -> raft::Options {
         promises_lease: false,
         max_clock_drift_percent: 20,
         disk_stall_timeout_ms: 2000,
-        max_log_bytes: usize::MAX,
+        max_log_bytes: setup.max_log_bytes,
     }
 }

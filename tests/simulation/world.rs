@@ -4,19 +4,18 @@
 //! First there are faults, of a few kinds chosen by the seed; then they stop, and the cluster has to come back to
 //! life and to account for everything that it has told its clients.
 //!
-//! `faults` has what goes wrong. Not simulated yet, because the nodes can't do it yet: snapshots, changes of the
-//! membership, wiped and damaged disks.
+//! `faults` has what goes wrong.
 
 use std::collections::BTreeMap;
 
 use raftline::base::rng::Rng;
-use raftline::node::Submission;
+use raftline::node::{SnapshotEvent, Submission};
 use raftline::raft::{Envelope, Message, RoleName, Term};
 use raftline::transport::CallError;
 
 use crate::checker::{self, Checker};
 use crate::clients::Clients;
-use crate::disk::{Done, End};
+use crate::disk::{Done, End, Lane};
 use crate::linearizable::Outcome;
 use crate::network::{Body, Closed, Network, Packet};
 use crate::node::{self, CallId, Effect, Input, Node, Setup};
@@ -41,10 +40,11 @@ enum Event {
         node: u64,
         boot: u64,
     },
-    /// The disk is done with the job at hand.
+    /// The disk is done with the job at hand, or a step of it.
     Disk {
         node: u64,
         boot: u64,
+        lane: Lane,
     },
     Arrive(Box<Packet>),
     /// A node tries to connect.
@@ -155,14 +155,17 @@ impl World {
     fn new(seed: u64, nodes: u64, trace: bool) -> World {
         // Neighbouring seeds would begin alike.
         let mut rng = Rng::new(Rng::new(seed).next_u64() ^ nodes);
-        let setup = Setup {
+        let mut setup = Setup {
             nodes,
             election_timeout_ms: [200, 500, 1000][rng.below(3) as usize],
             request_timeout_ms: [1000, 4000][rng.below(2) as usize],
             max_pending: [5, 10_000, 10_000][rng.below(3) as usize],
             is_tight: rng.one_in(3),
+            snapshot_log_bytes: u64::MAX,
+            max_log_bytes: usize::MAX,
             drift_max_ppm: [0, 1000, 90_000, 400_000][rng.below(4) as usize],
         };
+        setup.choose_snapshots(&mut rng);
         let chance = 1 + rng.below(4);
         let faults = faults::some(&mut rng, |rng| rng.below(4) < chance);
         let list: BTreeMap<u64, Node> = (1..=nodes)
@@ -197,6 +200,8 @@ impl World {
         });
         for id in 1..=nodes {
             world.set_disk_pace(id, (100, 2 * MS));
+            let slower = [1, 10, 100][world.rng.below(3) as usize];
+            world.node(id).disk.snapshots_slower = slower;
             world.at(0, Event::Start(id));
         }
         for n in 0..world.clients.list.len() {
@@ -267,7 +272,7 @@ impl World {
     fn step(&mut self, event: Event) {
         match event {
             Event::Turn { node, boot } => self.on_turn(node, boot),
-            Event::Disk { node, boot } => self.on_disk(node, boot),
+            Event::Disk { node, boot, lane } => self.on_disk(node, boot, lane),
             Event::Arrive(packet) => self.on_arrive(*packet),
             Event::Dial { from, boot, to } => self.on_dial(from, boot, to),
             Event::Break { from, to, number, by } => {
@@ -354,7 +359,7 @@ impl World {
             Ok(more) => {
                 let node = &self.nodes[&id];
                 let committed = self.checker.observe(node);
-                let disks = self.nodes.values().map(|node| node.disk.durable());
+                let disks = self.nodes.values().map(|node| &node.disk);
                 self.checker.on_committed(committed, node, disks);
                 let deadline = node.process.as_ref().expect("it had a turn").machine.deadline();
                 let due = node.time_of(deadline);
@@ -401,9 +406,9 @@ impl World {
                 Effect::Send(envelope) => self.send(envelope),
                 Effect::Disk(job) => {
                     let (node, rng) = (self.nodes.get_mut(&id).expect("a node"), &mut self.rng);
-                    let boot = node.boot;
+                    let (boot, lane) = (node.boot, job.lane());
                     if let Some(due) = node.disk.push(job, self.now, rng) {
-                        self.at(due, Event::Disk { node: id, boot });
+                        self.at(due, Event::Disk { node: id, boot, lane });
                     }
                 }
                 Effect::Call {
@@ -436,20 +441,63 @@ impl World {
         }
     }
 
-    fn on_disk(&mut self, id: u64, boot: u64) {
+    fn on_disk(&mut self, id: u64, boot: u64, lane: Lane) {
         // A job that hangs is done later than was planned.
-        if !self.is_running(id, boot) || self.nodes[&id].disk.due() != Some(self.now) {
+        if !self.is_running(id, boot) || self.nodes[&id].disk.due(lane) != Some(self.now) {
             return;
         }
         let (now, node, rng) = (self.now, self.nodes.get_mut(&id).expect("a node"), &mut self.rng);
-        let (done, next) = node.disk.finish(now, rng);
+        let before = node.disk.due(Lane::Snapshots);
+        let (done, next) = node.disk.finish(lane, now, rng);
         let replaced = std::mem::take(&mut node.disk.replaced);
+        // What a job of the log has made superfluous may be removed at once.
+        let begun = node
+            .disk
+            .due(Lane::Snapshots)
+            .filter(|due| lane != Lane::Snapshots && before != Some(*due));
         self.checker.on_replaced(id, &replaced);
-        if let (Some(due), false) = (next, matches!(done, Done::Failed(_))) {
-            self.at(due, Event::Disk { node: id, boot });
+        let has_failed = done.iter().any(|done| matches!(done, Done::Failed(_)));
+        let dues = [
+            next.map(|due| (lane, due)),
+            begun.map(|due| (Lane::Snapshots, due)),
+        ];
+        if !has_failed {
+            self.expect_disk(id, dues.into_iter().flatten());
         }
-        self.node(id).process.as_mut().expect("it runs").done.push(done);
+        for done in done {
+            match done {
+                Done::Chunk(envelope) => self.send(envelope),
+                done => {
+                    self.say_disk(id, &done);
+                    self.node(id).process.as_mut().expect("it runs").done.push(done);
+                }
+            }
+        }
         self.wake_soon(id);
+    }
+
+    fn say_disk(&self, id: u64, done: &Done) {
+        match done {
+            Done::Snapshot(SnapshotEvent::Stored { .. }) => {}
+            Done::Snapshot(event) => self.say(Mark::Process, |_| match event {
+                SnapshotEvent::Received(received) => {
+                    format!(
+                        "node {id} has received the snapshot up to {}",
+                        received.header.last
+                    )
+                }
+                other => format!("node {id}, of a snapshot: {other:?}"),
+            }),
+            _ => {}
+        }
+    }
+
+    /// The disk is done with something at these times.
+    fn expect_disk(&mut self, id: u64, dues: impl IntoIterator<Item = (Lane, u64)>) {
+        let boot = self.nodes[&id].boot;
+        for (lane, due) in dues {
+            self.at(due, Event::Disk { node: id, boot, lane });
+        }
     }
 
     fn set_disk_pace(&mut self, id: u64, latency_us: (u64, u64)) {
@@ -642,7 +690,7 @@ impl World {
             return;
         }
         let (node, rng) = (self.nodes.get_mut(&id).expect("a node"), &mut self.rng);
-        if let Err(reason) = node.start(&self.setup, self.now, rng) {
+        if let Err(reason) = node.start(&self.setup, self.now, !self.is_calm, rng) {
             assert!(!self.is_calm, "recovery: node {id} does not start: {reason}");
             node.disk.abandon(End::Killed, rng);
             self.say(Mark::Process, |_| format!("node {id} does not start: {reason}"));
@@ -650,13 +698,13 @@ impl World {
         }
         let boot = node.boot;
         self.say(Mark::Process, |world| {
-            let durable = world.nodes[&id].disk.durable();
-            format!(
-                "node {id} starts with term {}, vote {:?}, and a log up to {:?}",
-                durable.hard_state.term,
-                durable.hard_state.vote,
-                durable.log.last()
-            )
+            let disk = &world.nodes[&id].disk;
+            let recovering = if disk.is_impaired() {
+                "; it is recovering"
+            } else {
+                ""
+            };
+            format!("node {id} starts with {}{recovering}", disk.durable().describe())
         });
         for (from, to) in self.network.connected() {
             if from == id || to == id {
@@ -814,10 +862,8 @@ impl World {
             node.set_drift(now, 0);
             node.disk.mend();
             node.paused_until = now;
-            let boot = node.boot;
-            if let Some(due) = node.disk.hurry(now) {
-                self.at(due, Event::Disk { node: id, boot });
-            }
+            let dues = node.disk.hurry(now);
+            self.expect_disk(id, dues);
             self.wake(id, now);
         }
     }
