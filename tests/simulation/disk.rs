@@ -228,7 +228,7 @@ pub struct Disk {
     pub installed: u64,
     /// A job takes at least this long, and at most that long; those of snapshots so many times as long.
     pub latency_us: (u64, u64),
-    pub snapshots_slower: u64,
+    snapshots_slower: u64,
     /// The next job takes so much longer.
     hangs_us: u64,
 }
@@ -268,7 +268,7 @@ impl Disk {
             recoveries: 0,
             installed: 0,
             latency_us: (0, 0),
-            snapshots_slower: 1,
+            snapshots_slower: [1, 10, 100][rng.below(3) as usize],
             hangs_us: 0,
         }
     }

@@ -3,6 +3,8 @@
 //! A [`Process`] is what `raftline::node::run` is in production: it gathers what has happened, and in each turn tells
 //! the machine all of it and has its effects noted, for the world to carry out.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use raftline::base::rng::Rng;
 use raftline::kv::{Garbage, View};
@@ -11,14 +13,13 @@ use raftline::raft::{
     self, Addresses, Batch, EntryId, Envelope, Index, Membership, NodeId, Raft, SnapshotHeader, Ticks, Window,
 };
 use raftline::storage::Committed;
-use raftline::transport::CallError;
+use raftline::transport::{CallError, Claim, Members, Refusal};
 
 use crate::disk::{Disk, Done, Job, Taking};
 
 /// How the nodes of one world are set up.
 #[derive(Clone, Debug)]
 pub struct Setup {
-    pub nodes: u64,
     pub election_timeout_ms: u64,
     pub request_timeout_ms: u64,
     pub max_pending: usize,
@@ -29,6 +30,15 @@ pub struct Setup {
     pub max_log_bytes: usize,
     /// Monotonic clocks run faster or slower by so many millionths at most. Only promises of leases depend on it.
     pub drift_max_ppm: u64,
+    pub leases: Leases,
+}
+
+/// Who promises leases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leases {
+    Nobody,
+    Some,
+    All,
 }
 
 impl Setup {
@@ -63,16 +73,28 @@ pub enum Effect {
     Cancel(u64),
     Answer(CallId, Bytes),
     StateHash(Index, u64),
+    AdoptMembership(Index, Membership),
 }
 
 /// What happens to a process.
 pub enum Input {
-    Connected(u64),
-    Disconnected { peer: u64, by_peer: bool },
+    /// With whom, and the number of its data folder.
+    Connected(u64, u64),
+    Disconnected {
+        peer: u64,
+        by_peer: bool,
+    },
+    /// There is no connection any more that this node dialed.
+    Unreachable(u64),
+    Refused(u64, Refusal),
     Message(Envelope),
     Call(CallId, Bytes),
     Answer(u64, Result<Bytes, CallError>),
-    StateHash { from: u64, index: Index, hash: u64 },
+    StateHash {
+        from: u64,
+        index: Index,
+        hash: u64,
+    },
 }
 
 /// The effects of one turn, in their order.
@@ -126,7 +148,9 @@ impl Host for Effects {
     fn tell_state_hash(&mut self, index: Index, hash: u64) {
         self.list.push(Effect::StateHash(index, hash));
     }
-    fn adopt_membership(&mut self, _: Index, _: &Membership) {}
+    fn adopt_membership(&mut self, index: Index, membership: &Membership) {
+        self.list.push(Effect::AdoptMembership(index, membership.clone()));
+    }
     fn mark_rebuild(&mut self) {
         self.list.push(Effect::Disk(Job::MarkRebuild));
     }
@@ -182,6 +206,19 @@ pub struct Node {
     pub process: Option<Process>,
     /// How many processes there were.
     pub boot: u64,
+    /// The membership of its configuration; empty where it waits to be added.
+    pub bootstrap: Membership,
+    /// How many data folders there were before this one; and what the last one held, and its number.
+    pub life: u64,
+    pub lost: Option<(u64, Disk)>,
+    /// The number of its data folder; 0 before there is one.
+    pub incarnation: u64,
+    /// Whom it lets in, and whom it dials.
+    pub members: Members,
+    pub peers: BTreeMap<u64, Addresses>,
+    /// It was switched off for good.
+    pub is_retired: bool,
+    promises_lease: bool,
     clock: Clock,
     /// So much its wall clock is off.
     pub wall_offset_ms: i64,
@@ -199,7 +236,8 @@ pub fn slowest_us(us: u64, drift_max_ppm: u64) -> u64 {
 const EPOCH_MS: u64 = 1_700_000_000_000;
 
 impl Node {
-    pub fn new(id: u64, most_ppm: u64, rng: &mut Rng) -> Node {
+    pub fn new(id: u64, setup: &Setup, bootstrap: Membership, rng: &mut Rng) -> Node {
+        let most_ppm = setup.drift_max_ppm;
         let clock = Clock {
             shown_us: 0,
             since_us: 0,
@@ -210,6 +248,18 @@ impl Node {
             disk: Disk::new(id, rng),
             process: None,
             boot: 0,
+            bootstrap,
+            life: 0,
+            lost: None,
+            incarnation: 0,
+            members: Members::default(),
+            peers: BTreeMap::new(),
+            is_retired: false,
+            promises_lease: match setup.leases {
+                Leases::Nobody => false,
+                Leases::Some => rng.one_in(2),
+                Leases::All => true,
+            },
             clock,
             wall_offset_ms: rng.below(2000) as i64 - 1000,
             paused_until: 0,
@@ -230,15 +280,22 @@ impl Node {
             identity,
             recovered,
             store,
-        } = self.disk.open(membership(setup.nodes), may_crash, rng)?;
+        } = self.disk.open(self.bootstrap.clone(), may_crash, rng)?;
         self.disk.run(storage);
         self.boot += 1;
+        self.incarnation = identity.incarnation;
         let now = self.now(now_us);
-        let raft = Raft::new(raft_options(setup, self.id, rng.next_u64()), recovered, now.ticks);
+        let raft_options = raft::Options {
+            promises_lease: self.promises_lease,
+            ..raft_options(setup, self.id, rng.next_u64())
+        };
+        let raft = Raft::new(raft_options, recovered, now.ticks);
+        let status = raft.status();
+        self.adopt_membership(status.membership_index, status.membership.clone());
         let options = MachineOptions {
             cluster_name: "simulation".into(),
             incarnation: identity.incarnation,
-            addresses: Addresses::default(),
+            addresses: addresses(self.id, 0),
             request_timeout_ms: setup.request_timeout_ms,
             max_pending: setup.max_pending,
             max_memory_bytes: 0,
@@ -258,6 +315,41 @@ impl Node {
             turn_at: u64::MAX,
         });
         Ok(())
+    }
+
+    /// The latest membership, for the connections. Returns whom it does not dial any more, or elsewhere.
+    pub fn adopt_membership(&mut self, index: Index, membership: Membership) -> Vec<u64> {
+        let others = membership.addresses.iter().filter(|(id, _)| id.0 != self.id);
+        let peers: BTreeMap<u64, Addresses> =
+            others.map(|(id, addresses)| (id.0, addresses.clone())).collect();
+        let before = std::mem::replace(&mut self.peers, peers);
+        self.members = Members::new(index, membership);
+        let is_gone = |(id, addresses): &(u64, Addresses)| self.peers.get(id) != Some(addresses);
+        before.into_iter().filter(is_gone).map(|(id, _)| id).collect()
+    }
+
+    /// What it says of itself when it connects.
+    pub fn claim(&self) -> Claim {
+        Claim {
+            node_id: NodeId(self.id),
+            incarnation: self.incarnation,
+            membership_index: self.members.index(),
+        }
+    }
+
+    /// The data folder is gone, and an empty one is in its place. No process may run.
+    pub fn wipe(&mut self, disk: Disk, bootstrap: Membership) {
+        assert!(self.process.is_none(), "a data folder vanishes under its process");
+        self.lost = Some((self.incarnation, std::mem::replace(&mut self.disk, disk)));
+        (self.incarnation, self.bootstrap) = (0, bootstrap);
+        self.life += 1;
+    }
+
+    /// Whether its disk holds the entry, or did when it still was the one that this membership knows.
+    pub fn holds(&self, id: EntryId, membership: &Membership) -> bool {
+        let bound = membership.incarnations.get(&NodeId(self.id));
+        let lost = self.lost.as_ref().filter(|(number, _)| Some(number) == bound);
+        self.disk.held(id) || lost.is_some_and(|(_, disk)| disk.held(id))
     }
 
     /// What the node's clocks show.
@@ -304,7 +396,9 @@ impl Node {
         }
         for input in process.inputs.drain(..) {
             match input {
-                Input::Connected(peer) => machine.on_connected(NodeId(peer), peer),
+                Input::Connected(peer, incarnation) => machine.on_connected(NodeId(peer), incarnation),
+                Input::Unreachable(peer) => machine.on_unreachable(NodeId(peer)),
+                Input::Refused(peer, refusal) => machine.on_refused(NodeId(peer), refusal),
                 Input::Disconnected { peer, by_peer } => machine.on_disconnected(NodeId(peer), by_peer),
                 Input::Message(envelope) => machine.on_message(envelope),
                 Input::Call(call, order) => machine.on_call(call, &order, effects),
@@ -338,11 +432,19 @@ impl Node {
     }
 }
 
-fn membership(nodes: u64) -> Membership {
-    let address = |id| (NodeId(id), Addresses::default());
+/// Where a node is found; the `n`-th time that it is added, elsewhere.
+pub fn addresses(id: u64, n: u64) -> Addresses {
+    Addresses {
+        peer: format!("n{id}-{n}:7239"),
+        client: format!("n{id}-{n}:7238"),
+    }
+}
+
+/// The membership of the configuration.
+pub fn first_membership(nodes: u64) -> Membership {
     Membership {
         voters: (1..=nodes).map(NodeId).collect(),
-        addresses: (1..=nodes).map(address).collect(),
+        addresses: (1..=nodes).map(|id| (NodeId(id), addresses(id, 0))).collect(),
         ..Membership::default()
     }
 }
