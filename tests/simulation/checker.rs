@@ -6,7 +6,7 @@
 //! holds in the end is what the clients were told.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
+use std::ops::RangeInclusive;
 
 use raftline::kv::{self, Command};
 use raftline::raft::invariants::Invariants;
@@ -46,12 +46,12 @@ impl Checker {
 
     /// Something has happened to a node. Returns the range of indexes that are committed for the first time.
     #[must_use]
-    pub fn observe(&mut self, node: &Node) -> std::ops::Range<usize> {
+    pub fn observe(&mut self, node: &Node) -> RangeInclusive<Index> {
         let Some(process) = &node.process else {
-            return 0..0;
+            return Index(1)..=Index(0);
         };
         let machine = &process.machine;
-        let before = self.invariants.commit_index().0 as usize;
+        let before = self.invariants.commit_index().next();
         if let Err(violation) = self.invariants.observe(machine.raft()) {
             panic!("{violation}");
         }
@@ -64,9 +64,9 @@ impl Checker {
             name.is_none_or(|name| node.disk.durable().holds(name)),
             "durability: node {} takes its log for durable up to {name:?}, and its disk has {:?}",
             node.id,
-            node.disk.durable().log.last(),
+            node.disk.durable().last(),
         );
-        before..self.invariants.commit_index().0 as usize
+        before..=self.invariants.commit_index()
     }
 
     /// A term begins with a candidate that won a pre-vote: nothing else raises terms (Diss. 9.6).
@@ -84,14 +84,18 @@ impl Checker {
     }
 
     /// These indexes are committed for the first time, and this node knows it: no crash may ever take them back.
-    pub fn on_committed(&mut self, indexes: Range<usize>, node: &Node, nodes: &BTreeMap<u64, Node>) {
+    pub fn on_committed(&mut self, indexes: RangeInclusive<Index>, node: &Node, nodes: &BTreeMap<u64, Node>) {
         let Some(process) = node.process.as_ref().filter(|_| !indexes.is_empty()) else {
             return;
         };
         let raft = process.machine.raft();
-        for index in indexes {
-            let index = Index(index as u64 + 1);
+        for index in (indexes.start().0..=indexes.end().0).map(Index) {
             let entry = raft.log().entry(index);
+            assert!(
+                entry.is_some(),
+                "commit: node {} is the first to know that {index} is committed, and does not hold it",
+                node.id
+            );
             if let Some(value) = entry.and_then(value_of) {
                 *self.written.entry(value).or_default() += 1;
             }
@@ -153,16 +157,32 @@ impl Checker {
             }
             Message::AppendEntriesResponse(response) if response.conflict.is_none() => {
                 let index = response.last_index;
-                let held = index.0.checked_sub(1).and_then(|i| disk.log.get(i as usize));
+                let held = disk.at(index);
                 let asker = receiver.filter(|raft| raft.is_leader() && raft.term() == term);
                 let asked = asker
                     .and_then(|raft| raft.log().entry(index))
                     .map(|entry| entry.id);
                 let is_right = |held: &EntryId| held.term <= term && asked.is_none_or(|asked| asked == *held);
                 assert!(
-                    index == Index(0) || held.is_some_and(is_right),
+                    index < disk.base.index || held.as_ref().is_some_and(is_right),
                     "persist before answering: node {from} acknowledges index {index}, and its disk has {held:?}; \
                      the leader's is {asked:?}",
+                );
+            }
+            Message::InstallSnapshotResponse(response) if response.installed => {
+                let last = response.last;
+                assert!(
+                    disk.holds(last),
+                    "persist before answering: node {from} acknowledges the snapshot up to {last}, and its disk has {}",
+                    disk.describe()
+                );
+            }
+            Message::InstallSnapshot(install) => {
+                let last = install.header.last;
+                assert!(
+                    self.invariants.committed_at(last.index) == Some(last),
+                    "a snapshot covers what is committed: node {from} sends one up to {last}, and committed is {:?}",
+                    self.invariants.committed_at(last.index)
                 );
             }
             _ => {}
@@ -172,7 +192,7 @@ impl Checker {
     /// A node's disk does not hold these entries any more: none of them is committed.
     pub fn on_replaced(&self, node: u64, replaced: &[EntryId]) {
         for id in replaced {
-            let committed = self.invariants.committed().nth(id.index.prev().0 as usize);
+            let committed = self.invariants.committed_at(id.index);
             assert!(
                 committed != Some(*id),
                 "durability: the disk of node {node} has replaced the committed entry {id}"

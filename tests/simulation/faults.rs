@@ -239,9 +239,9 @@ impl World {
     }
 
     fn harm_disk(&mut self, fault: Fault, id: u64) {
-        let Some(boot) = self.boot(id) else {
+        if self.boot(id).is_none() {
             return;
-        };
+        }
         let hang_most_ms = [1000, 5000, 20_000][self.rng.below(3) as usize];
         let hang_us = self.rng.below(hang_most_ms) * MS;
         let most_us = [2, 50, 500, 3000][self.rng.below(4) as usize] * MS;
@@ -251,9 +251,8 @@ impl World {
             Fault::FailingDisk => node.disk.fail_soon(rng),
             Fault::FullDisk => node.disk.fill(rng),
             _ => {
-                if let Some(due) = node.disk.hang(hang_us) {
-                    self.at(due, Event::Disk { node: id, boot });
-                }
+                let dues = node.disk.hang(hang_us);
+                self.expect_disk(id, dues);
             }
         }
     }

@@ -7,16 +7,15 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use raftline::base::rng::Rng;
-use raftline::kv::{Garbage, Store, View};
-use raftline::node::{Host, Machine, MachineOptions, Now, Submission};
+use raftline::kv::{Garbage, View};
+use raftline::node::{Host, Loaded, Machine, MachineOptions, Now, Submission};
 use raftline::raft::{
-    self, Addresses, Batch, EntryId, Envelope, Index, Membership, NodeId, Raft, Recovered, SnapshotHeader,
-    Ticks, Window,
+    self, Addresses, Batch, EntryId, Envelope, Index, Membership, NodeId, Raft, SnapshotHeader, Ticks, Window,
 };
 use raftline::storage::Committed;
 use raftline::transport::{CallError, Claim, Members, Refusal};
 
-use crate::disk::{Disk, Done, Job};
+use crate::disk::{Disk, Done, Job, Taking};
 
 /// How the nodes of one world are set up.
 #[derive(Clone, Debug)]
@@ -26,6 +25,9 @@ pub struct Setup {
     pub max_pending: usize,
     /// Everything is cut into the smallest pieces.
     pub is_tight: bool,
+    /// When snapshots are taken, and how much of the log is borne then.
+    pub snapshot_log_bytes: u64,
+    pub max_log_bytes: usize,
     /// Monotonic clocks run faster or slower by so many millionths at most. Only promises of leases depend on it.
     pub drift_max_ppm: u64,
     pub leases: Leases,
@@ -37,6 +39,17 @@ pub enum Leases {
     Nobody,
     Some,
     All,
+}
+
+impl Setup {
+    /// In most worlds snapshots are taken all the time, and in some the log must not grow without them.
+    pub fn choose_snapshots(&mut self, rng: &mut Rng) {
+        self.snapshot_log_bytes = [u64::MAX, 1000, 4000, 30_000][rng.below(4) as usize];
+        if self.snapshot_log_bytes < u64::MAX && rng.one_in(3) {
+            // A snapshot that failed is tried again after a long while.
+            self.max_log_bytes = 20 * self.snapshot_log_bytes as usize + 50_000;
+        }
+    }
 }
 
 /// Names a call of another node: who, on which connection, and its number there.
@@ -100,11 +113,19 @@ impl Host for Effects {
     fn persist(&mut self, batch: Batch) {
         self.list.push(Effect::Disk(Job::Persist(batch)));
     }
-    // No node of this world takes snapshots yet.
-    fn send_chunk(&mut self, _: Envelope) {}
-    fn store_chunk(&mut self, _: Envelope) {}
-    fn take_snapshot(&mut self, _: SnapshotHeader, _: View) {}
-    fn adopt_snapshot(&mut self, _: Committed, _: EntryId) {}
+    fn send_chunk(&mut self, envelope: Envelope) {
+        self.list.push(Effect::Disk(Job::SendChunk(envelope)));
+    }
+    fn store_chunk(&mut self, envelope: Envelope) {
+        self.list.push(Effect::Disk(Job::StoreChunk(envelope)));
+    }
+    fn take_snapshot(&mut self, header: SnapshotHeader, view: View) {
+        let taking = Box::new(Taking::new(header, view));
+        self.list.push(Effect::Disk(Job::Take(taking)));
+    }
+    fn adopt_snapshot(&mut self, committed: Committed, drop_upto: EntryId) {
+        self.list.push(Effect::Disk(Job::Adopt(committed, drop_upto)));
+    }
     fn measure_free_space(&mut self) {
         self.list.push(Effect::Disk(Job::MeasureFreeSpace));
     }
@@ -130,8 +151,12 @@ impl Host for Effects {
     fn adopt_membership(&mut self, index: Index, membership: &Membership) {
         self.list.push(Effect::AdoptMembership(index, membership.clone()));
     }
-    fn mark_rebuild(&mut self) {}
-    fn clear_recovering(&mut self) {}
+    fn mark_rebuild(&mut self) {
+        self.list.push(Effect::Disk(Job::MarkRebuild));
+    }
+    fn clear_recovering(&mut self) {
+        self.list.push(Effect::Disk(Job::ClearRecovering));
+    }
     fn adopt_cluster_id(&mut self, cluster_id: [u8; 16]) {
         self.list.push(Effect::Disk(Job::SetClusterId(cluster_id)));
     }
@@ -242,21 +267,23 @@ impl Node {
         }
     }
 
-    /// A process starts. `Err`: the disk refused.
-    pub fn start(&mut self, setup: &Setup, now_us: u64, rng: &mut Rng) -> Result<(), String> {
-        let found = self.disk.open(rng)?;
+    /// A process starts. `Err`: the disk refused. `may_crash`: the power may fail meanwhile.
+    pub fn start(
+        &mut self,
+        setup: &Setup,
+        now_us: u64,
+        may_crash: bool,
+        rng: &mut Rng,
+    ) -> Result<(), String> {
+        let Loaded {
+            storage,
+            identity,
+            recovered,
+            store,
+        } = self.disk.open(self.bootstrap.clone(), may_crash, rng)?;
+        self.disk.run(storage);
         self.boot += 1;
-        self.incarnation = found.identity.incarnation;
-        let mut membership = self.bootstrap.clone();
-        if membership.contains(NodeId(self.id)) {
-            membership.incarnations.insert(NodeId(self.id), self.incarnation);
-        }
-        let recovered = Recovered {
-            hard_state: found.hard_state,
-            membership,
-            entries: found.entries,
-            ..Recovered::default()
-        };
+        self.incarnation = identity.incarnation;
         let now = self.now(now_us);
         let raft_options = raft::Options {
             promises_lease: self.promises_lease,
@@ -267,20 +294,20 @@ impl Node {
         self.adopt_membership(status.membership_index, status.membership.clone());
         let options = MachineOptions {
             cluster_name: "simulation".into(),
-            incarnation: found.identity.incarnation,
+            incarnation: identity.incarnation,
             addresses: addresses(self.id, 0),
             request_timeout_ms: setup.request_timeout_ms,
             max_pending: setup.max_pending,
             max_memory_bytes: 0,
             min_free_space_bytes: 16 << 10,
-            snapshot_log_bytes: u64::MAX,
+            snapshot_log_bytes: setup.snapshot_log_bytes,
         };
         let effects = Effects {
             list: Vec::new(),
             cluster_id: u128::from(rng.next_u64()).to_be_bytes(),
         };
         self.process = Some(Process {
-            machine: Machine::new(options, raft, Store::new(), now),
+            machine: Machine::new(options, raft, store, now),
             effects,
             done: Vec::new(),
             inputs: Vec::new(),
@@ -322,7 +349,7 @@ impl Node {
     pub fn holds(&self, id: EntryId, membership: &Membership) -> bool {
         let bound = membership.incarnations.get(&NodeId(self.id));
         let lost = self.lost.as_ref().filter(|(number, _)| Some(number) == bound);
-        self.disk.durable().holds(id) || lost.is_some_and(|(_, disk)| disk.durable().holds(id))
+        self.disk.held(id) || lost.is_some_and(|(_, disk)| disk.held(id))
     }
 
     /// What the node's clocks show.
@@ -357,8 +384,13 @@ impl Node {
         for done in process.done.drain(..) {
             match done {
                 Done::Persisted => machine.on_persisted(),
+                Done::Snapshot(event) => machine.on_snapshot(event, effects),
                 Done::FreeSpace(bytes) => machine.on_free_space(bytes),
-                Done::ClusterIdSet => {}
+                Done::MarkedRebuild => {
+                    machine.on_rebuild_marked();
+                    return Err("it is to be rebuilt".into());
+                }
+                Done::Chunk(_) => panic!("the world sends chunks"),
                 Done::Failed(reason) => return Err(reason),
             }
         }
@@ -435,6 +467,6 @@ fn raft_options(setup: &Setup, id: u64, seed: u64) -> raft::Options {
         promises_lease: false,
         max_clock_drift_percent: 20,
         disk_stall_timeout_ms: 2000,
-        max_log_bytes: usize::MAX,
+        max_log_bytes: setup.max_log_bytes,
     }
 }

@@ -4,19 +4,18 @@
 //! First there are faults, of a few kinds chosen by the seed; then they stop, and the cluster has to come back to
 //! life and to account for everything that it has told its clients.
 //!
-//! `faults` has what goes wrong, and `operator` who changes the membership meanwhile. Not simulated yet: snapshots and
-//! damaged disks.
+//! `faults` has what goes wrong, and `operator` who changes the membership meanwhile.
 
 use std::collections::BTreeMap;
 
 use raftline::base::rng::Rng;
-use raftline::node::Submission;
+use raftline::node::{SnapshotEvent, Submission};
 use raftline::raft::{Envelope, Index, Membership, Message, NodeId, RoleName, Term};
 use raftline::transport::{CallError, Refusal};
 
 use crate::checker::{self, Checker};
 use crate::clients::Clients;
-use crate::disk::{Done, End, Job};
+use crate::disk::{Done, End, Job, Lane};
 use crate::linearizable::Outcome;
 use crate::network::{Body, Closed, Network, Packet};
 use crate::node::{self, CallId, Effect, Input, Leases, Node, Setup};
@@ -45,10 +44,11 @@ enum Event {
         node: u64,
         boot: u64,
     },
-    /// The disk is done with the job at hand.
+    /// The disk is done with the job at hand, or a step of it.
     Disk {
         node: u64,
         boot: u64,
+        lane: Lane,
     },
     Arrive(Box<Packet>),
     /// A node tries to connect.
@@ -169,15 +169,18 @@ impl World {
             request_timeout_ms: [1000, 4000][rng.below(2) as usize],
             max_pending: [5, 10_000, 10_000][rng.below(3) as usize],
             is_tight: rng.one_in(3),
+            snapshot_log_bytes: u64::MAX,
+            max_log_bytes: usize::MAX,
             drift_max_ppm: 0,
             leases: [Leases::Nobody, Leases::Some, Leases::All, Leases::All][rng.below(4) as usize],
         };
         // A lease is a fifth shorter than the promise: clocks that differ by more than a fifth would break it.
         let drifts = if setup.leases == Leases::Nobody { 4 } else { 3 };
-        let setup = Setup {
+        let mut setup = Setup {
             drift_max_ppm: [0, 1000, 90_000, 400_000][rng.below(drifts) as usize],
             ..setup
         };
+        setup.choose_snapshots(&mut rng);
         let chance = 1 + rng.below(4);
         let faults = faults::some(&mut rng, |rng| rng.below(4) < chance);
         let list: BTreeMap<u64, Node> = (1..=nodes)
@@ -294,7 +297,7 @@ impl World {
     fn step(&mut self, event: Event) {
         match event {
             Event::Turn { node, boot } => self.on_turn(node, boot),
-            Event::Disk { node, boot } => self.on_disk(node, boot),
+            Event::Disk { node, boot, lane } => self.on_disk(node, boot, lane),
             Event::Arrive(packet) => self.on_arrive(*packet),
             Event::Dial { from, boot, to } => self.on_dial(from, boot, to),
             Event::Break { from, to, number, by } => {
@@ -431,9 +434,9 @@ impl World {
                         self.checker.on_cluster_id(id, *cluster_id);
                     }
                     let (node, rng) = (self.nodes.get_mut(&id).expect("a node"), &mut self.rng);
-                    let boot = node.boot;
+                    let (boot, lane) = (node.boot, job.lane());
                     if let Some(due) = node.disk.push(job, self.now, rng) {
-                        self.at(due, Event::Disk { node: id, boot });
+                        self.at(due, Event::Disk { node: id, boot, lane });
                     }
                 }
                 Effect::Call {
@@ -468,20 +471,63 @@ impl World {
         }
     }
 
-    fn on_disk(&mut self, id: u64, boot: u64) {
+    fn on_disk(&mut self, id: u64, boot: u64, lane: Lane) {
         // A job that hangs is done later than was planned.
-        if !self.is_running(id, boot) || self.nodes[&id].disk.due() != Some(self.now) {
+        if !self.is_running(id, boot) || self.nodes[&id].disk.due(lane) != Some(self.now) {
             return;
         }
         let (now, node, rng) = (self.now, self.nodes.get_mut(&id).expect("a node"), &mut self.rng);
-        let (done, next) = node.disk.finish(now, rng);
+        let before = node.disk.due(Lane::Snapshots);
+        let (done, next) = node.disk.finish(lane, now, rng);
         let replaced = std::mem::take(&mut node.disk.replaced);
+        // What a job of the log has made superfluous may be removed at once.
+        let begun = node
+            .disk
+            .due(Lane::Snapshots)
+            .filter(|due| lane != Lane::Snapshots && before != Some(*due));
         self.checker.on_replaced(id, &replaced);
-        if let (Some(due), false) = (next, matches!(done, Done::Failed(_))) {
-            self.at(due, Event::Disk { node: id, boot });
+        let has_failed = done.iter().any(|done| matches!(done, Done::Failed(_)));
+        let dues = [
+            next.map(|due| (lane, due)),
+            begun.map(|due| (Lane::Snapshots, due)),
+        ];
+        if !has_failed {
+            self.expect_disk(id, dues.into_iter().flatten());
         }
-        self.node(id).process.as_mut().expect("it runs").done.push(done);
+        for done in done {
+            match done {
+                Done::Chunk(envelope) => self.send(envelope),
+                done => {
+                    self.say_disk(id, &done);
+                    self.node(id).process.as_mut().expect("it runs").done.push(done);
+                }
+            }
+        }
         self.wake_soon(id);
+    }
+
+    fn say_disk(&self, id: u64, done: &Done) {
+        match done {
+            Done::Snapshot(SnapshotEvent::Stored { .. }) => {}
+            Done::Snapshot(event) => self.say(Mark::Process, |_| match event {
+                SnapshotEvent::Received(received) => {
+                    format!(
+                        "node {id} has received the snapshot up to {}",
+                        received.header.last
+                    )
+                }
+                other => format!("node {id}, of a snapshot: {other:?}"),
+            }),
+            _ => {}
+        }
+    }
+
+    /// The disk is done with something at these times.
+    fn expect_disk(&mut self, id: u64, dues: impl IntoIterator<Item = (Lane, u64)>) {
+        let boot = self.nodes[&id].boot;
+        for (lane, due) in dues {
+            self.at(due, Event::Disk { node: id, boot, lane });
+        }
     }
 
     fn set_disk_pace(&mut self, id: u64, latency_us: (u64, u64)) {
@@ -733,7 +779,7 @@ impl World {
             return;
         }
         let (node, rng) = (self.nodes.get_mut(&id).expect("a node"), &mut self.rng);
-        if let Err(reason) = node.start(&self.setup, self.now, rng) {
+        if let Err(reason) = node.start(&self.setup, self.now, !self.is_calm, rng) {
             assert!(!self.is_calm, "recovery: node {id} does not start: {reason}");
             node.disk.abandon(End::Killed, rng);
             self.say(Mark::Process, |_| format!("node {id} does not start: {reason}"));
@@ -741,13 +787,13 @@ impl World {
         }
         let boot = node.boot;
         self.say(Mark::Process, |world| {
-            let durable = world.nodes[&id].disk.durable();
-            format!(
-                "node {id} starts with term {}, vote {:?}, and a log up to {:?}",
-                durable.hard_state.term,
-                durable.hard_state.vote,
-                durable.log.last()
-            )
+            let disk = &world.nodes[&id].disk;
+            let recovering = if disk.is_impaired() {
+                "; it is recovering"
+            } else {
+                ""
+            };
+            format!("node {id} starts with {}{recovering}", disk.durable().describe())
         });
         for (from, to) in self.network.connected() {
             if from == id || to == id {
@@ -918,10 +964,8 @@ impl World {
             node.set_drift(now, 0);
             node.disk.mend();
             node.paused_until = now;
-            let boot = node.boot;
-            if let Some(due) = node.disk.hurry(now) {
-                self.at(due, Event::Disk { node: id, boot });
-            }
+            let dues = node.disk.hurry(now);
+            self.expect_disk(id, dues);
             self.wake(id, now);
         }
     }
