@@ -960,8 +960,8 @@ fn a_wiped_member_is_named_and_one_command_brings_it_back() {
     assert_eq!(world.problems(leader), "");
 }
 
-/// A machine that died all at once has closed no connection. The folder that is bound is the one that comes, not the one
-/// at the end of what is left of that connection.
+/// A machine that died all at once has closed no connection. The folder that is bound is the one that comes, not the
+/// one at the end of what is left of that connection.
 #[test]
 fn trap_3_37_a_connection_of_the_folder_before_binds_nothing() {
     let (mut world, leader) = World::with_leader(3, |_| {});

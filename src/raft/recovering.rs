@@ -32,9 +32,9 @@ impl Raft {
     }
 
     /// Whether a vote of this server can mean anything: it lacks nothing that it acknowledged, and finds itself in its
-    /// membership, be it as a learner whose data folder is bound (trap 3.43). Whoever counts on its vote has seen it hold
-    /// such a membership; one that does not may be a member whose disk was wiped, asked by a server that does not know it
-    /// yet, or as one of the voters that are being left (trap 3.37).
+    /// membership, be it as a learner whose data folder is bound (trap 3.43). Whoever counts on its vote has seen it
+    /// hold such a membership; one that does not may be a member whose disk was wiped, asked by a server that does not
+    /// know it yet, or as one of the voters that are being left (trap 3.37).
     pub(super) fn may_vote(&self) -> bool {
         let (latest, id) = (self.memberships.latest(), self.options.id);
         let is_unknown = latest.learners.contains(&id) && !latest.incarnations.contains_key(&id);
