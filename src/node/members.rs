@@ -79,16 +79,23 @@ impl Roster {
         }
     }
 
-    /// A data folder that is not bound to its member yet, of one that is connected or of this node.
-    fn unbound(&self, own: (NodeId, u64), latest: &Membership) -> Option<(NodeId, u64)> {
+    /// A data folder that is not bound to its member yet, of this node or of one that is connected and answers: of one
+    /// that does not, the connection may be a dead process's, with a folder that was given up since (trap 3.37).
+    fn unbound(&self, own: (NodeId, u64), raft: &Status<'_>) -> Option<(NodeId, u64)> {
+        let latest = raft.membership;
         if latest.incarnations.len() >= latest.addresses.len() {
             return None;
         }
+        let answers = |id| {
+            raft.followers
+                .iter()
+                .any(|follower| follower.id == id && follower.has_answered)
+        };
         let seen = |id: NodeId| {
             if id == own.0 {
                 Some(own.1)
             } else {
-                self.connected.get(&id).copied()
+                self.connected.get(&id).copied().filter(|_| answers(id))
             }
         };
         let unbound = latest
@@ -187,7 +194,7 @@ impl<C> Machine<C> {
             return;
         }
         let own = (self.raft.id(), self.options.incarnation);
-        if let Some((id, incarnation)) = self.roster.unbound(own, raft.membership) {
+        if let Some((id, incarnation)) = self.roster.unbound(own, &raft) {
             // Where it is refused, it is tried again in the next turn.
             let bound = self.raft.change_membership(Change::Bind(id, incarnation));
             tracing::debug!(member = %id, ?bound, "its data folder is bound to it");

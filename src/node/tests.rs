@@ -960,6 +960,29 @@ fn a_wiped_member_is_named_and_one_command_brings_it_back() {
     assert_eq!(world.problems(leader), "");
 }
 
+/// A machine that died all at once has closed no connection. The folder that is bound is the one that comes, not the
+/// one at the end of what is left of that connection.
+#[test]
+fn trap_3_37_a_connection_of_the_folder_before_binds_nothing() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    world.passes_until("all bound", |world| {
+        world.membership(leader).incarnations.len() == 3
+    });
+    let wiped = 1 + leader % 3;
+    world.cut = vec![wiped];
+    world.pass(1000);
+    assert_eq!(world.reply(leader, add(wiped, false)), Reply::Ok);
+    world.pass(1000);
+    let bound = world.membership(leader).incarnations;
+    assert_eq!(bound.get(&NodeId(wiped)), None);
+    world.cut.clear();
+    world.join(wiped, 77);
+    world.passes_until("a voter again", |world| {
+        let membership = world.membership(leader);
+        membership.voters.len() == 3 && membership.incarnations.get(&NodeId(wiped)) == Some(&77)
+    });
+}
+
 #[test]
 fn a_removed_node_says_so_and_serves_nothing() {
     let (mut world, leader) = World::with_leader(3, |_| {});

@@ -486,6 +486,7 @@ impl Raft {
             next_index: progress.next_index,
             inflight: progress.inflight(),
             silent_ms: self.now.since(progress.last_answer),
+            has_answered: progress.read_round > 0,
             is_recovering: leader.reconfiguration.recovering.contains(id),
             catch_up: self.catch_up_status(*id),
             snapshot: progress.sending().map(|sending| sending.last().index),
@@ -584,6 +585,8 @@ pub struct FollowerStatus {
     pub inflight: usize,
     /// For how long it has not answered, in milliseconds.
     pub silent_ms: u64,
+    /// Whether it has answered at all: this leader, and since its data folder was forgotten.
+    pub has_answered: bool,
     /// Whether it has lost what it once acknowledged and fetches it anew: it counts for nothing (trap 3.31).
     pub is_recovering: bool,
     /// For a learner: how it gets on.

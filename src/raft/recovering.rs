@@ -32,10 +32,13 @@ impl Raft {
     }
 
     /// Whether a vote of this server can mean anything: it lacks nothing that it acknowledged, and finds itself in its
-    /// membership, be it as a learner (trap 3.43). Whoever counts on its vote has seen it hold such a membership; one
-    /// that does not may be a member whose disk was wiped, asked by a server that does not know it yet (trap 3.37).
+    /// membership, be it as a learner whose data folder is bound (trap 3.43). Whoever counts on its vote has seen it
+    /// hold such a membership; one that does not may be a member whose disk was wiped, asked by a server that does not
+    /// know it yet, or as one of the voters that are being left (trap 3.37).
     pub(super) fn may_vote(&self) -> bool {
-        !self.is_recovering() && self.memberships.latest().contains(self.options.id)
+        let (latest, id) = (self.memberships.latest(), self.options.id);
+        let is_unknown = latest.learners.contains(&id) && !latest.incarnations.contains_key(&id);
+        !self.is_recovering() && latest.contains(id) && !is_unknown
     }
 
     pub(super) fn begin_recovery(&mut self) {

@@ -364,7 +364,12 @@ fn trap_3_43_learners_vote_and_do_not_campaign() {
     let mut world = bound(3);
     world.join(1, 4);
     world.settle();
-    assert_eq!(members(&world, 1).learners, ids(&[4]));
+    world.bind(1);
+    while !members(&world, 4).incarnations.contains_key(&NodeId(4)) {
+        world.deliver(0);
+    }
+    world.network.clear();
+    assert_eq!(members(&world, 4).learners, ids(&[4]));
     world.tick_one(4, 3 * ELECTION_TIMEOUT_MS);
     assert_eq!(world.network, [], "a learner does not ask for votes");
     let request = RequestVote {
@@ -414,6 +419,44 @@ fn trap_3_37_a_server_that_knows_no_membership_grants_no_vote() {
         });
     }
     assert_eq!(world.network.len(), 2);
+    assert!(!world.network.iter().any(grants));
+}
+
+/// A wiped member that is let in again is still one of the voters that are being left. It may have voted before, so it
+/// does not vote for them: nobody counts on its vote before its new data folder is bound.
+#[test]
+fn trap_3_37_a_wiped_member_votes_for_no_configuration_that_it_leaves() {
+    let mut world = bound(3);
+    world.damaged = Some(3);
+    world.wipe(3);
+    world.restart(3);
+    world.pass(ELECTION_TIMEOUT_MS);
+    world.change(1, add(3)).unwrap();
+    world.isolate(2);
+    for _ in 0..20 {
+        world.tick_one(1, HEARTBEAT_INTERVAL_MS / 2);
+        world.settle();
+    }
+    let membership = members(&world, 3);
+    assert_eq!(
+        (membership.outgoing, membership.learners),
+        (ids(&[1, 2, 3]), ids(&[3]))
+    );
+    let request = RequestVote {
+        round: 1,
+        last_log: world.raft(1).status().last_log,
+        leadership_transfer: true,
+    };
+    world.heal();
+    for message in [Message::PreVote(request), Message::RequestVote(request)] {
+        world.arrive(Envelope {
+            from: NodeId(2),
+            to: NodeId(3),
+            term: Term(9),
+            request_id: 0,
+            message,
+        });
+    }
     assert!(!world.network.iter().any(grants));
 }
 

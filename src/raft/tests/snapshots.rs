@@ -529,8 +529,7 @@ fn work(raft: &mut Raft) -> Envelope {
         last = ready
             .messages
             .into_iter()
-            .filter(|envelope| !matches!(envelope.message, Message::Heartbeat(_)))
-            .next_back()
+            .rfind(|envelope| !matches!(envelope.message, Message::Heartbeat(_)))
             .or(last);
         if ready.batch.is_some() {
             raft.persisted();
