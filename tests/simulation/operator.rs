@@ -241,15 +241,11 @@ impl World {
 
     /// A member loses its data folder, if the others can bear it: they know that it is another one that comes back.
     fn wipe_member(&mut self, id: u64) {
-        let membership = self.checker.membership();
-        let lost = |id: &NodeId| {
-            let bound = membership.incarnations.get(id);
-            bound.is_none_or(|bound| *bound != self.nodes[&id.0].incarnation)
-        };
-        let wiped = membership.voters.iter().filter(|id| lost(id)).count();
-        let most = membership.voters.len().saturating_sub(1) / 2;
-        let bears = membership.learners.contains(&NodeId(id)) || wiped < most;
-        if !bears || lost(&NodeId(id)) || membership.is_joint() || self.operator.waits_for(id) {
+        let committed = self.checker.membership();
+        let in_force = self.nodes.values().filter_map(|node| node.process.as_ref());
+        let mut in_force = in_force.map(|process| process.machine.raft().status().membership);
+        let bears = self.bears_loss_of(id, committed) && in_force.all(|other| self.bears_loss_of(id, other));
+        if !bears || !committed.contains(NodeId(id)) || self.operator.waits_for(id) {
             return;
         }
         let others = self
@@ -273,6 +269,19 @@ impl World {
         self.replace_disk(id, bootstrap);
     }
 
+    /// Whether the members would still have a majority that has lost nothing. Not while the voters change: a majority of
+    /// those that come may be another one.
+    fn bears_loss_of(&self, id: u64, membership: &Membership) -> bool {
+        let has_lost = |id: &&NodeId| {
+            let bound = membership.incarnations.get(id);
+            bound.is_none_or(|bound| *bound != self.nodes[&id.0].incarnation)
+        };
+        let (id, voters) = (NodeId(id), &membership.voters);
+        let lost = voters.iter().filter(|other| **other == id || has_lost(other)).count();
+        let is_known = !membership.contains(id) || !has_lost(&&id);
+        is_known && !membership.is_joint() && (2 * lost < voters.len() || !voters.contains(&id))
+    }
+
     fn switch_off(&mut self, id: u64) {
         if self.boot(id).is_some() {
             self.end(id, End::Killed);
@@ -293,17 +302,21 @@ impl World {
         let is_lost = |id: &NodeId| {
             let bound = membership.incarnations.get(id);
             let incarnation = self.nodes[&id.0].incarnation;
-            bound.is_some_and(|bound| *bound != incarnation) && !self.operator.waits_for(id.0)
+            bound.is_some_and(|bound| *bound != incarnation)
         };
+        // Who asked a node that hears nobody is not answered soon, and asks another one.
+        let patience_us = (self.setup.election_timeout_ms + self.setup.request_timeout_ms) * MS;
+        let waiting = self.operator.asks.iter();
+        let waiting = waiting.filter(|ask| self.now - ask.since < patience_us).count();
         let lost = membership.addresses.keys().copied().find(is_lost);
-        if let Some(id) = lost.filter(|_| self.operator.asks.len() < ASKS_MAX) {
+        if let Some(id) = lost.filter(|_| waiting < ASKS_MAX / 2) {
             self.ask_to_add(id.0);
         }
     }
 
     fn ask_to_add(&mut self, id: u64) {
         self.operator.additions += 1;
-        let voter = self.rng.one_in(3);
+        let voter = self.rng.one_in(3) && !self.is_calm;
         let (id, addresses) = (NodeId(id), node::addresses(id, self.operator.additions));
         self.ask(Wish::Change(MembershipChange::Add { id, addresses, voter }));
     }
