@@ -29,6 +29,11 @@ pub struct Operator {
     asks: Vec<Ask>,
     /// How many voters it wants.
     size: u64,
+    /// Whether it takes voters out of a membership in which all is well.
+    removes: bool,
+    /// When it last asked for that, and when a data folder was last lost.
+    removed_at: u64,
+    lost_at: u64,
     /// How often it asked for an addition, each with an address of its own.
     additions: u64,
     /// What it was told, and of what it knows nothing, of additions by their address, of removals by the node.
@@ -75,6 +80,9 @@ impl Operator {
             pause_us: [None, Some(300 * MS), Some(1000 * MS), Some(3000 * MS)][rng.below(4) as usize],
             asks: Vec::new(),
             size: 1 + rng.below(VOTERS_MAX),
+            removes: !rng.one_in(3),
+            removed_at: 0,
+            lost_at: 0,
             additions: 0,
             told: BTreeMap::new(),
         }
@@ -185,12 +193,12 @@ impl World {
         let voters = self.checker.membership().voters.len() as u64;
         match self.rng.below(16) {
             0..6 if voters < self.operator.size => self.add_node(),
-            0..6 if voters > self.operator.size => {
+            0..6 if voters > self.operator.size && self.may_remove() => {
                 self.ask(Wish::Change(MembershipChange::Remove(NodeId(member))));
             }
-            6 => self.ask(Wish::Change(MembershipChange::Remove(NodeId(any)))),
+            6 if self.may_remove() => self.ask(Wish::Change(MembershipChange::Remove(NodeId(any)))),
             7 => self.ask(Wish::Change(MembershipChange::Promote(NodeId(any)))),
-            8 => self.ask_to_add(any),
+            8 if self.may_remove() => self.ask_to_add(any),
             9 => {
                 let target = Some(NodeId(any)).filter(|_| self.rng.one_in(2));
                 self.ask(Wish::Transfer(target));
@@ -199,6 +207,16 @@ impl World {
             11..14 => self.wipe_member(member),
             _ => self.mend_members(),
         }
+    }
+
+    /// Not just after a data folder was lost: the leader does not know yet that this voter is not to be counted on.
+    fn may_remove(&mut self) -> bool {
+        let timeout_us = self.setup.election_timeout_ms * MS;
+        let may = self.operator.removes && self.operator.lost_at + timeout_us <= self.now;
+        if may {
+            self.operator.removed_at = self.now;
+        }
+        may
     }
 
     /// A node that was never there, or one that was removed and begins anew; or that one is switched off.
@@ -245,6 +263,10 @@ impl World {
         let in_force = self.nodes.values().filter_map(|node| node.process.as_ref());
         let mut in_force = in_force.map(|process| process.machine.raft().status().membership);
         let bears = self.bears_loss_of(id, committed) && in_force.all(|other| self.bears_loss_of(id, other));
+        // What was asked for before may still be begun.
+        let timeout_us = (self.setup.request_timeout_ms + self.setup.election_timeout_ms) * MS;
+        let quiet_at = self.operator.removed_at + node::slowest_us(timeout_us, self.setup.drift_max_ppm);
+        let bears = bears && (self.operator.removed_at == 0 || quiet_at <= self.now);
         if !bears || !committed.contains(NodeId(id)) || self.operator.waits_for(id) {
             return;
         }
@@ -266,6 +288,7 @@ impl World {
             Membership::default()
         };
         self.say(Mark::Fault, |_| format!("the data folder of node {id} is wiped"));
+        self.operator.lost_at = self.now;
         self.replace_disk(id, bootstrap);
     }
 
@@ -277,7 +300,10 @@ impl World {
             bound.is_none_or(|bound| *bound != self.nodes[&id.0].incarnation)
         };
         let (id, voters) = (NodeId(id), &membership.voters);
-        let lost = voters.iter().filter(|other| **other == id || has_lost(other)).count();
+        let lost = voters
+            .iter()
+            .filter(|other| **other == id || has_lost(other))
+            .count();
         let is_known = !membership.contains(id) || !has_lost(&&id);
         is_known && !membership.is_joint() && (2 * lost < voters.len() || !voters.contains(&id))
     }
