@@ -248,7 +248,7 @@ impl World {
         };
         let wiped = membership.voters.iter().filter(|id| lost(id)).count();
         let most = membership.voters.len().saturating_sub(1) / 2;
-        let bears = membership.learners.contains(&NodeId(id)) || wiped < most;
+        let bears = membership.learners.contains(&NodeId(id)) || wiped < most && self.bears_loss_of(id);
         if !bears || lost(&NodeId(id)) || membership.is_joint() || self.operator.waits_for(id) {
             return;
         }
