@@ -2,6 +2,7 @@
 
 use raftline::base::rng::Rng;
 use raftline::node::{Operation, Request, Submission};
+use raftline::raft::NodeId;
 
 use super::{Event, MS, Mark, World};
 use crate::disk::End;
