@@ -198,7 +198,7 @@ impl World {
             }
             6 if self.may_remove() => self.ask(Wish::Change(MembershipChange::Remove(NodeId(any)))),
             7 => self.ask(Wish::Change(MembershipChange::Promote(NodeId(any)))),
-            8 if self.may_remove() => self.ask_to_add(any),
+            8 if !self.nodes[&any].is_retired && self.may_remove() => self.ask_to_add(any),
             9 => {
                 let target = Some(NodeId(any)).filter(|_| self.rng.one_in(2));
                 self.ask(Wish::Transfer(target));
@@ -260,14 +260,9 @@ impl World {
     /// A member loses its data folder, if the others can bear it: they know that it is another one that comes back.
     fn wipe_member(&mut self, id: u64) {
         let committed = self.checker.membership();
-        let in_force = self.nodes.values().filter_map(|node| node.process.as_ref());
-        let mut in_force = in_force.map(|process| process.machine.raft().status().membership);
-        let bears = self.bears_loss_of(id, committed) && in_force.all(|other| self.bears_loss_of(id, other));
-        // What was asked for before may still be begun.
-        let timeout_us = (self.setup.request_timeout_ms + self.setup.election_timeout_ms) * MS;
-        let quiet_at = self.operator.removed_at + node::slowest_us(timeout_us, self.setup.drift_max_ppm);
-        let bears = bears && (self.operator.removed_at == 0 || quiet_at <= self.now);
-        if !bears || !committed.contains(NodeId(id)) || self.operator.waits_for(id) {
+        let bound = committed.incarnations.get(&NodeId(id));
+        let bears = bound == Some(&self.nodes[&id].incarnation) && self.bears_loss_of(id);
+        if !bears || self.operator.waits_for(id) {
             return;
         }
         let others = self
@@ -288,24 +283,20 @@ impl World {
             Membership::default()
         };
         self.say(Mark::Fault, |_| format!("the data folder of node {id} is wiped"));
-        self.operator.lost_at = self.now;
+        self.note_loss();
         self.replace_disk(id, bootstrap);
     }
 
-    /// Whether the members would still have a majority that has lost nothing. Not while the voters change: a majority of
-    /// those that come may be another one.
-    fn bears_loss_of(&self, id: u64, membership: &Membership) -> bool {
-        let has_lost = |id: &&NodeId| {
-            let bound = membership.incarnations.get(id);
-            bound.is_none_or(|bound| *bound != self.nodes[&id.0].incarnation)
-        };
-        let (id, voters) = (NodeId(id), &membership.voters);
-        let lost = voters
-            .iter()
-            .filter(|other| **other == id || has_lost(other))
-            .count();
-        let is_known = !membership.contains(id) || !has_lost(&&id);
-        is_known && !membership.is_joint() && (2 * lost < voters.len() || !voters.contains(&id))
+    /// Whether no change that takes voters out, of those asked for before, may still be begun.
+    pub(super) fn is_quiet(&self) -> bool {
+        let timeout_us = (self.setup.request_timeout_ms + self.setup.election_timeout_ms) * MS;
+        let quiet_at = self.operator.removed_at + node::slowest_us(timeout_us, self.setup.drift_max_ppm);
+        self.operator.removed_at == 0 || quiet_at <= self.now
+    }
+
+    /// What a voter had is lost now.
+    pub(super) fn note_loss(&mut self) {
+        self.operator.lost_at = self.now;
     }
 
     fn switch_off(&mut self, id: u64) {
