@@ -1024,7 +1024,9 @@ impl World {
     /// Nobody asks for anything: soon all members have applied the same, and none waits. And nobody disturbs them.
     fn agree(&mut self) {
         let timeout_us = self.setup.election_timeout_ms * MS;
-        let (end, members, term) = (self.now + 5 * timeout_us, self.members(), self.newest_term());
+        // What was passed on for one who has gone meanwhile waits for its deadline.
+        let end = self.now + 5 * timeout_us + 2 * self.setup.request_timeout_ms * MS;
+        let (members, term) = (self.members(), self.newest_term());
         loop {
             self.run_until(self.now + 50 * MS);
             let late = members.iter().filter(|id| !self.has_settled(**id));
