@@ -272,19 +272,20 @@ impl World {
     pub(super) fn bears_loss_of(&self, id: u64) -> bool {
         let processes = self.nodes.values().filter_map(|node| node.process.as_ref());
         let latest = processes.map(|process| process.machine.raft().status().membership);
-        std::iter::once(self.checker.membership())
-            .chain(latest)
-            .all(|membership| {
-                let lacks = |voter: &&NodeId| {
-                    let node = &self.nodes[&voter.0];
-                    let bound = membership.incarnations.get(voter);
-                    let is_wiped = bound.map_or(node.life > 0, |bound| *bound != node.incarnation);
-                    voter.0 == id || is_wiped || node.disk.is_impaired()
-                };
-                let lacking = membership.voters.iter().filter(lacks).count();
-                !membership.is_joint()
-                    && (membership.voters.is_empty() || 2 * lacking < membership.voters.len())
-            })
+        self.is_quiet()
+            && std::iter::once(self.checker.membership())
+                .chain(latest)
+                .all(|membership| {
+                    let lacks = |voter: &&NodeId| {
+                        let node = &self.nodes[&voter.0];
+                        let bound = membership.incarnations.get(voter);
+                        let is_wiped = bound.map_or(node.life > 0, |bound| *bound != node.incarnation);
+                        voter.0 == id || is_wiped || node.disk.is_impaired()
+                    };
+                    let lacking = membership.voters.iter().filter(lacks).count();
+                    !membership.is_joint()
+                        && (membership.voters.is_empty() || 2 * lacking < membership.voters.len())
+                })
     }
 
     fn damage(&mut self, id: u64) {
@@ -293,6 +294,7 @@ impl World {
         {
             return;
         }
+        self.note_loss();
         if self.boot(id).is_some() {
             let end = if self.rng.one_in(2) {
                 End::PowerFailed
@@ -315,6 +317,7 @@ impl World {
         let Some(boot) = self.boot(id).filter(|_| self.bears_loss_of(id)) else {
             return;
         };
+        self.note_loss();
         self.node(id).disk.was_asked_to_rebuild = true;
         let (answers, _) = tokio::sync::mpsc::unbounded_channel();
         let operation = Operation::Rebuild;
