@@ -313,8 +313,13 @@ impl World {
         self.set_disk_pace(id, (100, pace));
     }
 
-    /// Members that come with another data folder are added again.
+    /// Members that come with another data folder are added again, and those that are switched off start.
     fn mend_members(&mut self) {
+        for id in self.members() {
+            if std::mem::take(&mut self.node(id).is_retired) {
+                self.at(self.now, Event::Start(id));
+            }
+        }
         let membership = self.checker.membership();
         let is_lost = |id: &NodeId| {
             let bound = membership.incarnations.get(id);

@@ -423,8 +423,10 @@ fn trap_3_37_a_server_that_knows_no_membership_grants_no_vote() {
 fn trap_3_37_a_server_that_passes_through_its_own_past_grants_no_vote() {
     let mut world = bound(5);
     let folder = world.servers[&5].incarnation;
+    world.crash(5);
+    let past = std::mem::take(&mut world.servers.get_mut(&5).unwrap().disk);
     world.wipe(5);
-    world.servers.get_mut(&5).unwrap().disk = world.servers[&3].disk.clone();
+    world.servers.get_mut(&5).unwrap().disk = past;
     assert_ne!(world.servers[&5].incarnation, folder);
     world.restart(5);
     assert!(members(&world, 5).voters.contains(&NodeId(5)));
