@@ -289,9 +289,11 @@ impl World {
     }
 
     fn damage(&mut self, id: u64) {
-        // A damaged node looks into its configuration for others to fetch from, if it finds nobody in its log.
-        if self.nodes[&id].bootstrap.voters.len() < 2 || self.nodes[&id].is_retired || !self.bears_loss_of(id)
-        {
+        let node = &self.nodes[&id];
+        // A damaged node looks into its configuration for others to fetch from, if it finds nobody in its log. Without
+        // an identity, before its first start has come to an end, it refuses, whoever there is.
+        let may_be_repaired = node.bootstrap.voters.len() >= 2 && node.incarnation != 0;
+        if !may_be_repaired || node.is_retired || !self.bears_loss_of(id) {
             return;
         }
         self.note_loss();
