@@ -10,7 +10,7 @@ use super::machine::Machine;
 use super::request::MembershipChange;
 use super::waiters::{Origin, Parked};
 use crate::kv::{Code, Reply};
-use crate::raft::{Change, ChangeError, Index, Membership, NodeId, Ticks};
+use crate::raft::{Change, ChangeError, Index, Membership, NodeId, Term, Ticks};
 
 /// How long `RAFT ADD … VOTER` waits at least for the learner to catch up.
 const PROMOTION_MS: u64 = 60_000;
@@ -34,8 +34,12 @@ struct Pending<C> {
 enum Stage {
     /// Not begun: the core is busy with a change of its own.
     Waiting,
-    /// Its first entry has this index. `bound`: the data folder that the member had before.
-    Begun { index: Index, bound: Option<u64> },
+    /// Its first entry has this index and term. `bound`: the data folder that the member had before.
+    Begun {
+        index: Index,
+        term: Option<Term>,
+        bound: Option<u64>,
+    },
     /// The learner is in, and is to become a voter.
     Promoting,
 }
@@ -201,11 +205,15 @@ impl<C> Machine<C> {
                 "another change of the membership is not finished; nothing was done, STATUS says what it needs",
             )),
             Stage::Waiting => self.begin_change(change),
-            Stage::Begun { index, bound } => {
+            Stage::Begun { index, term, bound } => {
                 let done = raft.commit_index >= index && change.is_done(raft.committed_membership, bound);
                 match (done, change.waits_for_voter()) {
                     (true, true) => Step::Go(Stage::Promoting),
                     (true, false) => Step::Answer(Reply::Ok),
+                    (false, _) if self.is_replaced(index, term) => Step::Answer(Reply::error(
+                        Code::TryAgain,
+                        "another leader's entry took the place of this change; nothing was done",
+                    )),
                     (false, _) if overdue => Step::Answer(unfinished(change)),
                     (false, _) => Step::Stay,
                 }
@@ -220,6 +228,12 @@ impl<C> Machine<C> {
         }
     }
 
+    /// Whether it is certain that the entry of this index and term will never be committed.
+    fn is_replaced(&self, index: Index, term: Option<Term>) -> bool {
+        let there = self.raft.log().term_at(index);
+        self.raft.status().commit_index >= index && there.is_some() && there != term
+    }
+
     fn begin_change(&mut self, change: &MembershipChange) -> Step {
         let before = self
             .raft
@@ -232,7 +246,12 @@ impl<C> Machine<C> {
             Ok(()) => {
                 tracing::info!("the membership changes: {change}");
                 let index = self.raft.status().membership_index;
-                Step::Go(Stage::Begun { index, bound: before })
+                let term = self.raft.log().term_at(index);
+                Step::Go(Stage::Begun {
+                    index,
+                    term,
+                    bound: before,
+                })
             }
             // A leader that has not committed anything in its term yet, or may stay one, goes on later.
             Err(ChangeError::InProgress | ChangeError::NotLeader | ChangeError::Transferring) => Step::Stay,

@@ -38,7 +38,15 @@ impl Raft {
     pub(super) fn may_vote(&self) -> bool {
         let (latest, id) = (self.memberships.latest(), self.options.id);
         let is_unknown = latest.learners.contains(&id) && !latest.incarnations.contains_key(&id);
-        !self.is_recovering() && latest.contains(id) && !is_unknown
+        !self.is_recovering() && latest.contains(id) && !is_unknown && !self.is_replacement()
+    }
+
+    /// Whether the member of this number is another data folder, as far as the log here says. A server that was wiped
+    /// or removed and came back passes through its own past while it fetches the log: there it is a voter, and is not
+    /// the one who was meant. A server that lags behind could win an election with such votes (trap 3.37).
+    pub(super) fn is_replacement(&self) -> bool {
+        let bound = self.memberships.latest().incarnations.get(&self.options.id);
+        self.incarnation > 0 && bound.is_some_and(|bound| *bound != self.incarnation)
     }
 
     pub(super) fn begin_recovery(&mut self) {

@@ -1,6 +1,8 @@
 //! What goes wrong in a world, by itself and by its operator: links, connections, processes, disks and clocks.
 
 use raftline::base::rng::Rng;
+use raftline::node::{Operation, Request, Submission};
+use raftline::raft::NodeId;
 
 use super::{Event, MS, Mark, World};
 use crate::disk::End;
@@ -28,6 +30,10 @@ pub enum Fault {
     HungDisk,
     FailingDisk,
     FullDisk,
+    /// A node ends, and bits of its log or of a snapshot flip before it starts again.
+    Damage,
+    /// A node is to throw away what it has and to fetch it anew.
+    Rebuild,
     Pause,
     Jump,
     /// A clock runs faster or slower.
@@ -41,7 +47,7 @@ pub enum Fault {
     Reset,
 }
 
-const FAULTS: [Fault; 22] = [
+const FAULTS: [Fault; 24] = [
     Fault::CutOneWay,
     Fault::CutBothWays,
     Fault::Isolate,
@@ -58,6 +64,8 @@ const FAULTS: [Fault; 22] = [
     Fault::HungDisk,
     Fault::FailingDisk,
     Fault::FullDisk,
+    Fault::Damage,
+    Fault::Rebuild,
     Fault::Pause,
     Fault::Jump,
     Fault::Drift,
@@ -98,6 +106,8 @@ impl World {
                 self.harm_disk(fault, id);
                 self.node(other).disk.mend();
             }
+            Fault::Damage => self.damage(id),
+            Fault::Rebuild => self.rebuild(id),
             Fault::Pause => {
                 let pause = self.rng.below(3000) * MS;
                 self.pause(id, pause);
@@ -255,6 +265,76 @@ impl World {
                 self.expect_disk(id, dues);
             }
         }
+    }
+
+    /// Whether a quorum of the voters, of every membership that may be in force, still has what it acknowledged when this
+    /// node has lost it too.
+    pub(super) fn bears_loss_of(&self, id: u64) -> bool {
+        let processes = self.nodes.values().filter_map(|node| node.process.as_ref());
+        let latest = processes.map(|process| process.machine.raft().status().membership);
+        self.is_quiet()
+            && std::iter::once(self.checker.membership())
+                .chain(latest)
+                .all(|membership| {
+                    let lacks = |voter: &&NodeId| {
+                        let node = &self.nodes[&voter.0];
+                        let bound = membership.incarnations.get(voter);
+                        let is_wiped = bound.map_or(node.life > 0, |bound| *bound != node.incarnation);
+                        voter.0 == id || is_wiped || node.disk.is_impaired()
+                    };
+                    let lacking = membership.voters.iter().filter(lacks).count();
+                    !membership.is_joint()
+                        && (membership.voters.is_empty() || 2 * lacking < membership.voters.len())
+                })
+    }
+
+    fn damage(&mut self, id: u64) {
+        let node = &self.nodes[&id];
+        // A damaged node looks into its configuration for others to fetch from, if it finds nobody in its log. Without
+        // an identity, before its first start has come to an end, it refuses, whoever there is.
+        let may_be_repaired = node.bootstrap.voters.len() >= 2 && node.incarnation != 0;
+        if !may_be_repaired || node.is_retired || !self.bears_loss_of(id) {
+            return;
+        }
+        self.note_loss();
+        if self.boot(id).is_some() {
+            let end = if self.rng.one_in(2) {
+                End::PowerFailed
+            } else {
+                End::Killed
+            };
+            self.end(id, end);
+        }
+        for _ in 0..1 + self.rng.below(3) {
+            let (node, rng) = (self.nodes.get_mut(&id).expect("a node"), &mut self.rng);
+            if let Some((path, at)) = node.disk.flip_bit(rng) {
+                self.say(Mark::Fault, |_| {
+                    format!("a bit flips in byte {at} of {}", path.display())
+                });
+            }
+        }
+    }
+
+    fn rebuild(&mut self, id: u64) {
+        let Some(boot) = self.boot(id).filter(|_| self.bears_loss_of(id)) else {
+            return;
+        };
+        self.note_loss();
+        self.node(id).disk.was_asked_to_rebuild = true;
+        let (answers, _) = tokio::sync::mpsc::unbounded_channel();
+        let operation = Operation::Rebuild;
+        let requests = vec![Request { ticket: 0, operation }];
+        let submission = Submission { requests, answers };
+        let node = id;
+        self.after(
+            50,
+            2 * MS,
+            Event::Submit {
+                node,
+                boot,
+                submission,
+            },
+        );
     }
 
     fn end_some(&mut self, fault: Fault, id: u64) {

@@ -114,6 +114,9 @@ pub struct Report {
     pub entries: u64,
     /// Changes of the membership that were committed.
     pub changes: usize,
+    /// Snapshots that were installed, and nodes that had to fetch everything again.
+    pub installed: u64,
+    pub recoveries: u64,
     /// Keys whose history is too tangled to be judged.
     pub undecided: usize,
     /// Of everything that happened, and when.
@@ -788,7 +791,7 @@ impl World {
         let boot = node.boot;
         self.say(Mark::Process, |world| {
             let disk = &world.nodes[&id].disk;
-            let recovering = if disk.is_impaired() {
+            let recovering = if disk.is_recovering() {
                 "; it is recovering"
             } else {
                 ""
@@ -1002,6 +1005,10 @@ impl World {
             && membership.learners.is_empty()
             && membership.incarnations.len() == membership.voters.len()
             && membership.incarnations.iter().all(is_itself)
+            && membership
+                .voters
+                .iter()
+                .all(|id| !self.nodes[&id.0].disk.is_recovering())
             && self
                 .members()
                 .iter()
@@ -1017,7 +1024,9 @@ impl World {
     /// Nobody asks for anything: soon all members have applied the same, and none waits. And nobody disturbs them.
     fn agree(&mut self) {
         let timeout_us = self.setup.election_timeout_ms * MS;
-        let (end, members, term) = (self.now + 5 * timeout_us, self.members(), self.newest_term());
+        // What was passed on for one who has gone meanwhile waits for its deadline.
+        let end = self.now + 5 * timeout_us + 2 * self.setup.request_timeout_ms * MS;
+        let (members, term) = (self.members(), self.newest_term());
         loop {
             self.run_until(self.now + 50 * MS);
             let late = members.iter().filter(|id| !self.has_settled(**id));
@@ -1071,6 +1080,8 @@ impl World {
             terms: machine.raft().term().0,
             entries: machine.applied().0.0,
             changes: self.checker.memberships.len() - 1,
+            installed: self.nodes.values().map(|node| node.disk.installed).sum(),
+            recoveries: self.nodes.values().map(|node| node.disk.recoveries).sum(),
             undecided: 0,
             digest: self.digest ^ machine.applied().1,
         };
