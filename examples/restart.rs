@@ -37,9 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn random_bytes(rng: &mut Rng, length: usize) -> Bytes {
-    (0..length)
-        .map(|_| b"0123456789abcdef"[rng.below(16) as usize])
-        .collect()
+    (0..length).map(|_| b'a' + rng.below(16) as u8).collect()
 }
 
 fn id(index: u64) -> EntryId {
