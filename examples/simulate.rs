@@ -130,7 +130,8 @@ impl Sum {
         let (real, simulated) = (begin.elapsed().as_secs_f64(), self.simulated_us as f64 / 1e6);
         println!(
             "{} seeds in {real:.0} s; {:.0} simulated seconds per second; {} requests done, {} failed, {} of unknown \
-             outcome; {} entries, {} terms, {} changes of the membership; {} histories not judged",
+             outcome; {} entries, {} terms, {} changes of the membership, {} snapshots installed, {} recoveries; {} \
+             histories not judged",
             self.seeds,
             simulated / real,
             self.done,
@@ -139,6 +140,8 @@ impl Sum {
             self.entries,
             self.terms,
             self.changes,
+            self.installed,
+            self.recoveries,
             self.undecided
         );
     }

@@ -267,8 +267,8 @@ impl World {
         }
     }
 
-    /// Whether a quorum of the voters, of every membership that may be in force, still has what it acknowledged when this
-    /// node has lost it too.
+    /// Whether a quorum of the voters, of every membership that may be in force, still has what it acknowledged when
+    /// this node has lost it too.
     pub(super) fn bears_loss_of(&self, id: u64) -> bool {
         let processes = self.nodes.values().filter_map(|node| node.process.as_ref());
         let latest = processes.map(|process| process.machine.raft().status().membership);

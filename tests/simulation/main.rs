@@ -63,17 +63,17 @@ fn run_seeds(nodes: u64, count: u64) {
 
 #[test]
 fn worlds_of_three_nodes() {
-    run_seeds(3, 40);
+    run_seeds(3, 350);
 }
 
 #[test]
 fn worlds_of_five_nodes() {
-    run_seeds(5, 16);
+    run_seeds(5, 115);
 }
 
 #[test]
 fn worlds_of_seven_nodes() {
-    run_seeds(7, 6);
+    run_seeds(7, 30);
 }
 
 /// Worlds, by seed and nodes, that have found something; they need not find it any more since worlds have changed.

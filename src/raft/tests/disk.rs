@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::super::{Batch, Entry, EntryId, HardState, Index, InstallSnapshot, SnapshotHeader, Term};
 
 /// What is durable, and the write under way.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Disk {
     pub hard_state: HardState,
     /// What was acknowledged before may be lost (trap 3.31).
