@@ -12,6 +12,7 @@
 
 use super::node::{Raft, Role};
 use super::types::{Index, NodeId};
+use crate::base::mutant::{self, Mutant};
 
 /// The question of a server that recovers, among those of its reads; no caller comes to that number.
 const TICKET: u64 = u64::MAX;
@@ -33,7 +34,7 @@ impl Raft {
     /// membership, be it as a learner (trap 3.43). Whoever counts on its vote has seen it hold such a membership; one
     /// that does not may be a member whose disk was wiped, asked by a server that does not know it yet (trap 3.37).
     pub(super) fn may_vote(&self) -> bool {
-        !self.is_recovering() && self.memberships.latest().contains(self.options.id)
+        (!self.is_recovering() || mutant::is(Mutant::RecoveringVotes)) && self.memberships.latest().contains(self.options.id)
     }
 
     pub(super) fn begin_recovery(&mut self) {
@@ -73,6 +74,7 @@ impl Raft {
     pub(super) fn end_recovery(&mut self) -> bool {
         let until = self.recovering.as_ref().and_then(|recovering| recovering.until);
         let held = self.commit_index.min(self.durability.log_durable());
+        let held = mutant::pick(Mutant::RecoveryEndsEarly, held, Index(u64::MAX));
         if until.is_none_or(|until| held < until) || !self.spend_vote() {
             return false;
         }
@@ -113,7 +115,9 @@ impl Raft {
             && leader.reconfiguration.recovering.insert(from)
         {
             tracing::warn!(peer = %from, "has lost what it acknowledged, and counts for nothing until it has it again");
-            self.renew_progress(from);
+            if !mutant::is(Mutant::RecoveringKeepsMatch) {
+                self.renew_progress(from);
+            }
         }
     }
 }
