@@ -5,7 +5,10 @@
 //! cargo run --release --example measure -- latency      # one client's writes beside fdatasync on the same disk
 //! cargo run --release --example measure -- throughput   # 64 clients, through the leader and through all nodes
 //! cargo run --release --example measure -- idle         # processor time of nodes with nothing to do
-//! cargo run --release --example measure -- restart      # a million keys: a snapshot, a restart, a follower far behind
+//! cargo run --release --example measure -- restart      # a million keys: a snapshot, and a restart
+//! cargo run --release --example measure -- membership   # nodes come, go, and come back wiped; 16 clients notice?
+//! cargo run --release --example measure -- catch-up     # a follower cut off for a million writes, and what others pay
+//! cargo run --release --example measure -- install      # stale reads while a snapshot of a million keys is installed
 //! ```
 //!
 //! The nodes write below the folder for temporary files (`TMPDIR`), which should be on the disk in question.
@@ -39,6 +42,8 @@ mod client;
 #[allow(dead_code)]
 #[path = "../tests/cluster/harness.rs"]
 mod harness;
+#[path = "measure/members.rs"]
+mod members;
 #[allow(dead_code)]
 #[path = "../tests/cluster/proxy.rs"]
 mod proxy;
@@ -47,12 +52,15 @@ const VALUE_BYTES: usize = 128;
 
 fn main() {
     build();
-    let measurements: [(&str, fn()); 5] = [
+    let measurements: [(&str, fn()); 8] = [
         ("failover", failover),
         ("latency", latency),
         ("throughput", throughput),
         ("idle", idle),
         ("restart", restart),
+        ("membership", members::membership),
+        ("catch-up", members::catch_up),
+        ("install", members::install),
     ];
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     for name in &wanted {
@@ -105,8 +113,14 @@ fn build() {
 }
 
 fn cluster() -> Cluster {
+    cluster_with("256MiB")
+}
+
+/// Three nodes that take a snapshot when the log behind the last one is larger than so much.
+fn cluster_with(snapshot_log_bytes: &str) -> Cluster {
     let cluster = Cluster::builder(3)
         .set("storage", "segment_size = \"64MiB\"")
+        .set("storage", &format!("snapshot_log_bytes = {snapshot_log_bytes:?}"))
         .start();
     cluster.whole();
     println!("three nodes below {}", cluster.folder().display());
@@ -310,23 +324,29 @@ async fn write_forever(address: SocketAddr, connection: usize, count: &AtomicU64
     let mut stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let request = format!("SET load:{connection} {}\n", "v".repeat(VALUE_BYTES));
-    let mut reply = [0; 256];
     loop {
-        stream.write_all(request.as_bytes()).await?;
-        let mut read = 0;
-        while read == 0 || reply[read - 1] != b'\n' {
-            match stream.read(&mut reply[read..]).await? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                more => read += more,
-            }
-        }
-        if !reply.starts_with(b"+OK") {
-            return Err(io::Error::other(
-                String::from_utf8_lossy(&reply[..read]).into_owned(),
-            ));
-        }
+        write_one(&mut stream, &request).await?;
         count.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// One write, to the end of its reply.
+async fn write_one(stream: &mut TcpStream, request: &str) -> io::Result<()> {
+    let mut reply = [0; 256];
+    stream.write_all(request.as_bytes()).await?;
+    let mut read = 0;
+    while read == 0 || reply[read - 1] != b'\n' {
+        match stream.read(&mut reply[read..]).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            more => read += more,
+        }
+    }
+    if !reply.starts_with(b"+OK") {
+        return Err(io::Error::other(
+            String::from_utf8_lossy(&reply[..read]).into_owned(),
+        ));
+    }
+    Ok(())
 }
 
 /// Nobody is connected, nothing is written. Ends with an error when a node breaks the promise of the README.
@@ -424,6 +444,33 @@ fn take_snapshot(cluster: &Cluster, id: u64) -> Duration {
             .filter(|status| status.snapshot_index >= applied)
     });
     start.elapsed()
+}
+
+/// Waits until the log of a node begins behind an index, so that who stands there needs the snapshot.
+fn wait_for_log_after(cluster: &Cluster, id: u64, index: u64) {
+    wait_for("a log that begins later", SOON, || {
+        let status = cluster.status(id)?;
+        (status.first_index > index + 1).then_some(())
+    });
+}
+
+/// 64 connections, each with one write under way, to so many keys in turn.
+async fn write_keys_until(stopped: &AtomicBool, address: SocketAddr, count: &AtomicU64, keys: u64) {
+    const CONNECTIONS: usize = 64;
+    let (next, value) = (AtomicU64::new(0), "v".repeat(VALUE_BYTES));
+    let write = async |_| -> io::Result<()> {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        while !stopped.load(Ordering::Relaxed) {
+            let key = next.fetch_add(1, Ordering::Relaxed) % keys;
+            write_one(&mut stream, &format!("SET key:{key} {value}\n")).await?;
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    };
+    futures::future::try_join_all((0..CONNECTIONS).map(write))
+        .await
+        .unwrap();
 }
 
 /// The longest time between two acknowledged writes of one client while something happens.

@@ -47,6 +47,9 @@ struct Arguments {
     /// How many nodes; 3, 5 and 7 in turn where it is left out.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     nodes: Option<u64>,
+    /// Tell all that happens.
+    #[arg(long)]
+    trace: bool,
     /// How many worlds at the same time.
     #[arg(long, default_value_t = std::thread::available_parallelism().map_or(1, usize::from))]
     jobs: usize,
@@ -61,6 +64,7 @@ struct Sum {
     unknown: usize,
     entries: u64,
     terms: u64,
+    changes: usize,
     undecided: usize,
 }
 
@@ -75,12 +79,12 @@ fn main() -> ExitCode {
     std::thread::scope(|scope| {
         for _ in 0..arguments.jobs {
             let results = results.clone();
-            let (next, nodes) = (&next, arguments.nodes);
+            let (next, nodes, trace) = (&next, arguments.nodes, arguments.trace);
             scope.spawn(move || {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     let nodes = nodes.unwrap_or([3, 5, 7][(seed % 3) as usize]);
-                    if seed >= end || results.send(world::run_named(seed, nodes, false)).is_err() {
+                    if seed >= end || results.send(world::run_named(seed, nodes, trace)).is_err() {
                         return;
                     }
                 }
@@ -114,6 +118,7 @@ impl Sum {
         self.unknown += report.unknown;
         self.entries += report.entries;
         self.terms += report.terms;
+        self.changes += report.changes;
         self.undecided += report.undecided;
     }
 
@@ -121,7 +126,7 @@ impl Sum {
         let (real, simulated) = (begin.elapsed().as_secs_f64(), self.simulated_us as f64 / 1e6);
         println!(
             "{} seeds in {real:.0} s; {:.0} simulated seconds per second; {} requests done, {} failed, {} of unknown \
-             outcome; {} entries, {} terms; {} histories not judged",
+             outcome; {} entries, {} terms, {} changes of the membership; {} histories not judged",
             self.seeds,
             simulated / real,
             self.done,
@@ -129,6 +134,7 @@ impl Sum {
             self.unknown,
             self.entries,
             self.terms,
+            self.changes,
             self.undecided
         );
     }

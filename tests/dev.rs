@@ -7,8 +7,8 @@
     clippy::indexing_slicing
 )]
 
-use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread::sleep;
@@ -155,6 +155,55 @@ fn no_node_outlives_a_kill() {
     dev.wait_until_listening();
     dev.signal(Signal::KILL);
     dev.process.wait().unwrap();
+    dev.assert_nothing_is_left();
+}
+
+/// One request to a node by its number, from 0; its reply's first line, empty where there is none.
+fn ask(base_port: u16, node: u16, request: &str) -> String {
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", base_port + 10 * node)) else {
+        return String::new();
+    };
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.write_all(format!("{request}\n").as_bytes()).unwrap();
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).ok();
+    line.trim_end().into()
+}
+
+#[test]
+fn a_node_that_is_rebuilt_is_told_of_and_the_line_that_starts_it_again_works() {
+    let base_port = free_ports(26_000);
+    let mut dev = Dev::start(base_port, &[]);
+    dev.read_until("ready: node ");
+    assert_eq!(ask(base_port, 0, "SET hello world"), "+OK");
+    // All but the leader take it, and one is enough.
+    let rebuilt = (0..NODES)
+        .find(|node| ask(base_port, *node, "RAFT REBUILD") == "+OK")
+        .expect("a follower");
+    dev.read_until("2 of 3 nodes run, a majority");
+    let ended = format!(
+        "node {} (pid {}) ended: exit status: 1",
+        rebuilt + 1,
+        dev.pids[usize::from(rebuilt)]
+    );
+    assert!(dev.said.contains(&ended), "{}", dev.said);
+    assert!(dev.said.contains("as RAFT REBUILD asks"), "{}", dev.said);
+    let line = dev.said.split("to start it again: ").nth(1).unwrap();
+    let line = format!("exec {}", line.lines().next().unwrap());
+    let mut again = Command::new("sh")
+        .args(["-c", &line])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_until("it has everything again", || {
+        ask(base_port, rebuilt, "GET hello") == "+world" && ask(base_port, rebuilt, "RAFT VERIFY") == "+OK"
+    });
+    again.kill().unwrap();
+    again.wait().unwrap();
+    dev.signal(Signal::TERM);
+    dev.read_until("stopped");
+    assert_eq!(dev.process.wait().unwrap().code(), Some(0), "{}", dev.said);
     dev.assert_nothing_is_left();
 }
 

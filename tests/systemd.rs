@@ -15,6 +15,7 @@ use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -40,15 +41,10 @@ min_free_space = "0"
 
 #[test]
 fn the_unit_starts_serves_survives_a_kill_and_stops() {
-    if let Some(why) = cannot_run() {
-        assert!(
-            std::env::var_os("RAFTLINE_REQUIRE_SYSTEMD").is_none_or(|value| value != "1"),
-            "RAFTLINE_REQUIRE_SYSTEMD is set, but {why}"
-        );
-        println!("skipped: {why}");
+    if !can_run() {
         return;
     }
-    let machine = Machine::boot();
+    let machine = Machine::boot(CONFIG);
     machine.wait_until_active();
     assert_eq!(
         machine.talk("SET hello world\nGET hello\nQUIT\n"),
@@ -95,6 +91,79 @@ fn the_unit_starts_serves_survives_a_kill_and_stops() {
     }
 }
 
+/// The configuration of one of three nodes in the container; the first is the unit's.
+fn one_of_three(id: u16) -> String {
+    let port = |id: u16, n: u16| 6238 + 1000 * id + n;
+    let member = |id: u16| {
+        format!(
+            "{{ id = {id}, peer = \"127.0.0.1:{}\", client = \"127.0.0.1:{}\" }}",
+            port(id, 1),
+            port(id, 0)
+        )
+    };
+    let members: Vec<String> = (1..=3).map(member).collect();
+    let folder = match id {
+        1 => "/var/lib/raftline".into(),
+        _ => format!("/tmp/node{id}"),
+    };
+    format!(
+        "[node]\nid = {id}\ndata_dir = {folder:?}\n[listen]\nclient = \"127.0.0.1:{}\"\npeer = \"127.0.0.1:{}\"\n\
+         [cluster]\nname = \"test\"\nmembers = [{}]\n[storage]\nsegment_size = \"1MiB\"\nmin_free_space = \"0\"\n",
+        port(id, 0),
+        port(id, 1),
+        members.join(", ")
+    )
+}
+
+/// RAFT REBUILD ends the process, and it is the unit's Restart= that brings the node back.
+#[test]
+fn a_unit_that_is_rebuilt_comes_back_by_itself() {
+    if !can_run() {
+        return;
+    }
+    let machine = Machine::boot(&one_of_three(1));
+    // With nobody else there it is active as soon as it listens.
+    machine.wait_until_active();
+    let others: Vec<Child> = [2, 3]
+        .into_iter()
+        .map(|id| {
+            let path = format!("/tmp/node{id}.toml");
+            let mut tee = machine.start("tee", &[&path]).expect("the container runs");
+            let config = one_of_three(id);
+            tee.stdin.take().unwrap().write_all(config.as_bytes()).unwrap();
+            assert!(tee.wait().unwrap().success());
+            let node = machine.start("raftline", &["serve", "--config", &path]);
+            node.expect("the container runs")
+        })
+        .collect();
+    machine.wait_until("a write", || {
+        machine.talk("SET hello world\nQUIT\n").starts_with("+OK")
+    });
+    let before = machine.show("MainPID");
+    machine.wait_until("a rebuild, once this node does not lead", || {
+        let said = machine.talk("RAFT TRANSFER 2\nRAFT REBUILD\nQUIT\n");
+        said.lines().nth(1) == Some("+OK")
+    });
+    machine.wait_until("a new main process", || {
+        let pid = machine.show("MainPID");
+        pid != before && pid != "0"
+    });
+    machine.wait_until("a node that has everything again", || {
+        machine.show("StatusText").contains("serving as follower")
+            && machine.talk("GET hello\nQUIT\n") == "+world\n+OK\n"
+    });
+    assert_eq!(machine.show("NRestarts"), "1");
+    assert_eq!(machine.talk("RAFT VERIFY\nQUIT\n"), "+OK\n+OK\n");
+    let journal = machine.journal();
+    for part in ["as RAFT REBUILD asks", "fetches everything from the others"] {
+        assert!(journal.contains(part), "no {part:?} in the journal:\n{journal}");
+    }
+    for mut node in others {
+        node.kill().ok();
+        node.wait().ok();
+    }
+}
+
 #[test]
 fn the_sandbox_is_tight() {
     let unit = folder("systemd/raftline.service");
@@ -114,6 +183,19 @@ fn the_sandbox_is_tight() {
         .parse()
         .unwrap();
     assert!(level < 2.0, "exposure level {level}:\n{text}");
+}
+
+/// Says so if not.
+fn can_run() -> bool {
+    let Some(why) = cannot_run() else {
+        return true;
+    };
+    assert!(
+        std::env::var_os("RAFTLINE_REQUIRE_SYSTEMD").is_none_or(|value| value != "1"),
+        "RAFTLINE_REQUIRE_SYSTEMD is set, but {why}"
+    );
+    println!("skipped: {why}");
+    false
 }
 
 /// What is missing for a container here.
@@ -143,9 +225,10 @@ struct Machine {
 }
 
 impl Machine {
-    fn boot() -> Machine {
+    fn boot(config: &str) -> Machine {
         let root = TempDir::new().unwrap();
-        furnish(root.path());
+        furnish(root.path(), config);
+        static NEXT: AtomicU32 = AtomicU32::new(1);
         let console = fs::File::create(root.path().join("console")).unwrap();
         let nspawn = Command::new("systemd-nspawn")
             .args([
@@ -156,7 +239,11 @@ impl Machine {
                 "--private-network",
             ])
             .args(["--kill-signal=SIGRTMIN+3", "--link-journal=no", "--bind-ro=/usr"])
-            .arg(format!("--machine=raftline-{}", std::process::id()))
+            .arg(format!(
+                "--machine=raftline-{}-{}",
+                std::process::id(),
+                NEXT.fetch_add(1, Relaxed)
+            ))
             .arg(format!(
                 "--bind-ro={}:/usr/local",
                 root.path().join("local").display()
@@ -288,7 +375,7 @@ impl Drop for Machine {
 }
 
 /// Makes the container's root beside the folder that becomes its /usr/local.
-fn furnish(folder_of_machine: &Path) {
+fn furnish(folder_of_machine: &Path, config: &str) {
     let root = folder_of_machine.join("root");
     for name in [
         "usr",
@@ -318,7 +405,7 @@ fn furnish(folder_of_machine: &Path) {
         "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
     );
     write("etc/group", "root:x:0:\nnogroup:x:65534:\n");
-    write("etc/raftline/raftline.toml", CONFIG);
+    write("etc/raftline/raftline.toml", config);
     let copy = |from: &str, to: &str| fs::copy(folder(from), root.join(to)).unwrap();
     copy("systemd/raftline.sysusers", "etc/sysusers.d/raftline.conf");
     copy("systemd/raftline.service", "etc/systemd/system/raftline.service");

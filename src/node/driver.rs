@@ -20,7 +20,8 @@ use super::snapshots::SnapshotThreads;
 use super::transfer::{SnapshotError, read_snapshot};
 use crate::kv::{Code, Garbage, Reply, Store, View};
 use crate::raft::{self, Batch, EntryId, Envelope, Index, Membership, NodeId, Raft, SnapshotHeader, Ticks};
-use crate::storage::{self, Committed, Storage, fs::RealFs};
+use crate::storage::fs::{Fs, RealFs};
+use crate::storage::{self, Committed, Storage};
 use crate::transport::{self, CallId, Event, EventReceiver, Members, Transport};
 
 /// Everything a node is made of.
@@ -156,11 +157,16 @@ fn no_thread(error: std::io::Error) -> NodeError {
 }
 
 /// What a node starts from.
-struct Loaded {
-    storage: Storage,
-    identity: storage::Identity,
-    recovered: raft::Recovered,
-    store: Store,
+#[derive(Debug)]
+pub struct Loaded<F: Fs = RealFs> {
+    /// The data folder.
+    pub storage: Storage<F>,
+    /// Whose it is.
+    pub identity: storage::Identity,
+    /// What the core starts from.
+    pub recovered: raft::Recovered,
+    /// The state that the snapshot holds.
+    pub store: Store,
 }
 
 /// A leader knows its own data folder, which then needs no entry of its own in the log.
@@ -174,7 +180,7 @@ fn bind_own(first: &mut Membership, own: NodeId, incarnation: u64) {
 async fn load(options: &Options, queue: &mut mpsc::Receiver<Submission>) -> Result<Loaded, NodeError> {
     let (incarnation, membership) = (random_u64()?, options.membership.clone());
     let storage = options.storage.clone();
-    let open = move || open(&storage, incarnation, membership);
+    let open = move || open(RealFs, &storage, incarnation, membership);
     let mut opening = tokio::task::spawn_blocking(open);
     loop {
         tokio::select! {
@@ -191,17 +197,21 @@ async fn load(options: &Options, queue: &mut mpsc::Receiver<Submission>) -> Resu
 }
 
 /// Reads what there is. `membership` is that of the configuration, which counts as long as nothing else does.
-fn open(
+///
+/// # Errors
+/// [`NodeError::Open`], [`NodeError::Snapshot`].
+pub fn open<F: Fs>(
+    fs: F,
     options: &storage::Options,
     incarnation: u64,
     mut membership: Membership,
-) -> Result<Loaded, NodeError> {
+) -> Result<Loaded<F>, NodeError> {
     let own = options.node_id;
     let has_others = |known: Option<&Membership>| {
         let voters = &known.unwrap_or(&membership).voters;
         voters.iter().any(|voter| *voter != own)
     };
-    let (storage, found) = Storage::open_or_set_aside(RealFs, options, incarnation, has_others)?;
+    let (storage, found) = Storage::open_or_set_aside(fs, options, incarnation, has_others)?;
     if let Some(damage) = &found.set_aside {
         tracing::error!(
             %damage,

@@ -95,7 +95,6 @@ struct Chores {
     /// The term in which it was seen to that the log names cluster and members.
     founded_in: Option<Term>,
     next_hash_at: Ticks,
-    last_hash: Option<Index>,
 }
 
 /// A hand-over of leadership that somebody waits for.
@@ -454,13 +453,19 @@ impl<C> Machine<C> {
         }
     }
 
-    /// Tells the others what the state here hashes to, for them to compare.
+    /// Tells the others what the state here hashes to, for them to compare. Also where nothing has changed: one that
+    /// has just started has not heard it yet. A node whose state is known to differ claims nothing, or all the others
+    /// would stop serving; it lets another one lead.
     fn tell_hash(&mut self, host: &mut impl Host<CallId = C>) {
-        let applied = Index(self.store.applied());
-        if self.chores.next_hash_at <= self.now.ticks && self.chores.last_hash != Some(applied) {
-            self.chores.next_hash_at = self.now.ticks.after(HASH_INTERVAL_MS);
-            self.chores.last_hash = Some(applied);
-            host.tell_state_hash(applied, self.store.hash());
+        if self.chores.next_hash_at > self.now.ticks {
+            return;
+        }
+        self.chores.next_hash_at = self.now.ticks.after(HASH_INTERVAL_MS);
+        if self.diverged_at.is_some() {
+            // Where there is no other voter, there is nobody to stop either.
+            let _ = self.raft.transfer(None);
+        } else {
+            host.tell_state_hash(Index(self.store.applied()), self.store.hash());
         }
     }
 

@@ -34,7 +34,7 @@ mod writes;
 
 use tokio::sync::mpsc;
 
-pub use driver::{NodeError, Options, Pulse, run};
+pub use driver::{Loaded, NodeError, Options, Pulse, open, run};
 pub use host::{Host, Now, SnapshotEvent};
 pub use machine::{Machine, Options as MachineOptions, UnreadableEntry};
 pub use persist::persist_batch;

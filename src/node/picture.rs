@@ -7,6 +7,11 @@ use crate::raft::RoleName;
 /// Without a leader for so long is reported.
 const LEADERLESS_MS: u64 = 2000;
 
+/// Whether this node was removed, as far as it can tell.
+fn left(raft: &crate::raft::Status<'_>) -> bool {
+    raft.is_removed || raft.is_struck_out && raft.leader.is_none()
+}
+
 impl<C> Machine<C> {
     /// This node's picture at the moment.
     pub fn status(&self) -> Status {
@@ -80,7 +85,7 @@ impl<C> Machine<C> {
                     .into(),
             );
         }
-        raft.is_removed.then(|| {
+        left(raft).then(|| {
             "this node was removed from its cluster and serves nothing: stop it; to join again it needs an empty data \
              folder, cluster.join = true, and RAFT ADD on a member"
                 .into()
@@ -97,7 +102,7 @@ impl<C> Machine<C> {
             ));
         }
         let leaderless_ms = self.now.ticks.since(self.leader_seen);
-        if leaderless_ms >= LEADERLESS_MS && !raft.is_removed && !self.waits_to_be_added() {
+        if leaderless_ms >= LEADERLESS_MS && !left(raft) && !self.waits_to_be_added() {
             problems.push(format!(
                 "no leader for {} s: see that a majority of the members runs and that their peer addresses can be \
                  reached from here",

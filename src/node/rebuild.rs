@@ -1,9 +1,12 @@
 //! RAFT REBUILD: this node throws away what it has, with its next start, and fetches everything from the others.
 
+use std::collections::BTreeSet;
+
 use super::host::Host;
 use super::machine::Machine;
 use super::waiters::Local;
 use crate::kv::{Code, Reply};
+use crate::raft::NodeId;
 
 impl<C> Machine<C> {
     /// Somebody wants this node rebuilt.
@@ -23,9 +26,16 @@ impl<C> Machine<C> {
             return Some("this node leads: run RAFT TRANSFER first; nothing was done");
         }
         let (raft, own) = (self.raft.status(), self.raft.id());
-        let voters = raft.membership.voters.iter().chain(&raft.membership.outgoing);
-        if voters.filter(|id| **id != own).count() == 0 {
-            return Some("there is no other voter to fetch the data from; nothing was done");
+        let (voters, outgoing) = (&raft.membership.voters, &raft.membership.outgoing);
+        let suffice = |voters: &BTreeSet<NodeId>| {
+            let others = voters.iter().filter(|id| **id != own).count();
+            2 * others > voters.len()
+        };
+        if !suffice(voters) || !(outgoing.is_empty() || suffice(outgoing)) {
+            return Some(
+                "the other voters are no majority, and without one nothing can be fetched from them: add a voter \
+                 first; nothing was done",
+            );
         }
         None
     }

@@ -775,6 +775,25 @@ fn a_node_whose_state_differs_serves_nothing_and_says_so() {
     assert_eq!(world.reply(leader, get("k")), value("v"));
 }
 
+/// Or the others would find that theirs differs from its own, and nobody would serve any more.
+#[test]
+fn trap_3_35_a_leader_whose_state_differs_claims_nothing_and_hands_over() {
+    let (mut world, leader) = World::with_leader(3, |_| {});
+    let other = 1 + leader % 3;
+    let (applied, hash) = world.machine(other).applied();
+    world
+        .machine(other)
+        .on_state_hash(NodeId(leader), applied, hash + 1);
+    world.nodes.get_mut(&other).unwrap().1.hashes.clear();
+    let to_other = Operation::Transfer(Some(NodeId(other)));
+    assert_eq!(world.reply(leader, to_other), Reply::Ok);
+    world.pass(2000);
+    assert!(!world.machine(other).is_leader());
+    assert_eq!(world.nodes[&other].1.hashes, []);
+    let leader = world.wait_for_leader();
+    assert_eq!(world.reply(leader, Operation::Write(set("a", "1"))), Reply::Ok);
+}
+
 #[test]
 fn members_that_cannot_be_reached_are_named() {
     let (mut world, leader) = World::with_leader(3, |_| {});
@@ -993,7 +1012,7 @@ fn trap_3_47_a_leader_that_is_removed_answers_and_hands_over() {
 }
 
 #[test]
-fn verify_compares_all_states_and_names_what_differs() {
+fn trap_3_35_verify_names_what_differs_and_a_hash_that_is_missing_is_no_pass() {
     let (mut world, leader) = World::with_leader(3, |_| {});
     let other = 1 + leader % 3;
     world.reply(leader, Operation::Write(set("k", "v")));
@@ -1028,4 +1047,31 @@ fn a_node_is_marked_to_be_rebuilt_unless_it_leads() {
         code(Some(alone.reply(leader, Operation::Rebuild))),
         Some(Code::Err)
     );
+}
+
+/// While it fetches everything anew it does not count, and one of two voters alone neither leads nor answers: nothing
+/// could ever be fetched.
+#[test]
+fn one_of_two_voters_is_not_rebuilt() {
+    let (mut world, leader) = World::with_leader(2, |_| {});
+    let other = 3 - leader;
+    assert_eq!(
+        code(Some(world.reply(other, Operation::Rebuild))),
+        Some(Code::Err)
+    );
+    assert!(!world.nodes[&other].1.rebuilding);
+}
+
+/// What a newer version may have written is not skipped: the states would differ from there on.
+#[test]
+fn trap_3_36_an_entry_that_cannot_be_read_stops_the_node() {
+    let (mut world, leader) = World::with_leader(1, |_| {});
+    let (machine, effects) = world.nodes.get_mut(&leader).unwrap();
+    let before = machine.applied();
+    machine.raft.propose(Bytes::from_static(&[255, 1, 2])).unwrap();
+    machine.work(effects).unwrap();
+    machine.on_persisted();
+    let error = machine.work(effects).unwrap_err();
+    assert!(error.to_string().contains("newer version"), "{error}");
+    assert_eq!(machine.applied(), before);
 }

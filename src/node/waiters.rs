@@ -3,7 +3,7 @@
 //! Each write gets exactly one answer. What the answer may claim depends on where the write is: a parked one
 //! was never proposed, a proposed one may be committed as long as no other entry is known to be in its place.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
@@ -78,8 +78,10 @@ pub struct Waiters<C> {
     proposed: BTreeMap<EntryKey, Origin<C>>,
     /// By their sequence.
     forwarded: BTreeMap<u64, Forwarded>,
-    /// In the order of their sequence.
-    parked: VecDeque<Parked<C>>,
+    /// By their sequence.
+    parked: BTreeMap<u64, Parked<C>>,
+    /// When each of those is given up: some may take longer than what comes after them.
+    parked_until: BTreeSet<(Ticks, u64)>,
     /// In order; those already answered are skipped when they come to the front.
     deadlines: VecDeque<(Ticks, Waiting)>,
 }
@@ -109,7 +111,8 @@ impl<C> Default for Waiters<C> {
         Waiters {
             proposed: BTreeMap::new(),
             forwarded: BTreeMap::new(),
-            parked: VecDeque::new(),
+            parked: BTreeMap::new(),
+            parked_until: BTreeSet::new(),
             deadlines: VecDeque::new(),
         }
     }
@@ -158,10 +161,8 @@ impl<C> Waiters<C> {
 
     /// The write has to wait for a leader.
     pub fn park(&mut self, parked: Parked<C>) {
-        let place = self
-            .parked
-            .partition_point(|other| other.sequence < parked.sequence);
-        self.parked.insert(place, parked);
+        self.parked_until.insert((parked.deadline, parked.sequence));
+        self.parked.insert(parked.sequence, parked);
     }
 
     /// Deadlines come nearly in order, because all writes may take equally long.
@@ -229,21 +230,25 @@ impl<C> Waiters<C> {
     }
 
     /// The writes that are parked, in order.
-    pub fn take_parked(&mut self) -> VecDeque<Parked<C>> {
-        std::mem::take(&mut self.parked)
+    pub fn take_parked(&mut self) -> impl Iterator<Item = Parked<C>> + use<C> {
+        self.parked_until.clear();
+        std::mem::take(&mut self.parked).into_values()
     }
 
     /// When the next write's time is up.
     pub fn deadline(&self) -> Option<Ticks> {
         let waiting = self.deadlines.front().map(|(deadline, _)| *deadline);
-        let parked = self.parked.front().map(|parked| parked.deadline);
+        let parked = self.parked_until.first().map(|(deadline, _)| *deadline);
         waiting.into_iter().chain(parked).min()
     }
 
     /// The next write whose time is up.
     pub fn take_overdue(&mut self, now: Ticks) -> Option<Overdue<C>> {
-        if self.parked.front().is_some_and(|parked| parked.deadline <= now) {
-            return self.parked.pop_front().map(Overdue::Parked);
+        if let Some((deadline, sequence)) = self.parked_until.first().copied()
+            && deadline <= now
+        {
+            self.parked_until.pop_first();
+            return self.parked.remove(&sequence).map(Overdue::Parked);
         }
         while self
             .deadlines
@@ -272,7 +277,7 @@ impl<C> Waiters<C> {
         let forwarded = std::mem::take(&mut self.forwarded)
             .into_iter()
             .map(|(n, waiting)| Overdue::Forwarded(n, waiting));
-        let parked = std::mem::take(&mut self.parked).into_iter().map(Overdue::Parked);
+        let parked = self.take_parked().map(Overdue::Parked);
         proposed.chain(forwarded).chain(parked).collect()
     }
 }
@@ -327,12 +332,15 @@ mod tests {
         waiters.proposed(id(1, 1), Ticks(10), Origin::Remote(1));
         waiters.proposed(id(2, 1), Ticks(30), Origin::Remote(2));
         waiters.proposed(id(3, 1), Ticks(20), Origin::Remote(3));
-        waiters.park(Parked {
-            sequence: 1,
-            deadline: Ticks(5),
-            order: Bytes::new(),
-            origin: Origin::Remote(4),
-        });
+        // RAFT ADD … VOTER may take longer than the write behind it.
+        for (sequence, deadline, n) in [(1, 60, 5), (2, 5, 4)] {
+            waiters.park(Parked {
+                sequence,
+                deadline: Ticks(deadline),
+                order: Bytes::new(),
+                origin: Origin::Remote(n),
+            });
+        }
         assert_eq!(waiters.deadline(), Some(Ticks(5)));
         let mut overdue = Vec::new();
         while let Some(next) = waiters.take_overdue(Ticks(20)) {
@@ -348,7 +356,7 @@ mod tests {
             }
         }
         assert_eq!(overdue, [4, 1, 3]);
-        assert_eq!(waiters.len(), 1);
+        assert_eq!(waiters.len(), 2);
     }
 
     #[test]
@@ -363,11 +371,7 @@ mod tests {
                 origin,
             });
         }
-        let order: Vec<u64> = waiters
-            .take_parked()
-            .iter()
-            .map(|parked| parked.sequence)
-            .collect();
+        let order: Vec<u64> = waiters.take_parked().map(|parked| parked.sequence).collect();
         assert_eq!(order, [1, 2, 3]);
     }
 }

@@ -199,7 +199,11 @@ impl Raft {
         self.notice_lost_entries(request.leader_commit);
         // The leader names no index beyond what this server has acknowledged to it, so the log is the leader's
         // up to there, also where `matched` was forgotten: after a restart, or an election that came to nothing.
-        self.learn_commit_index(request.leader_commit, request.leader_commit);
+        let matched = match self.trusts_acknowledgements() {
+            true => request.leader_commit,
+            false => Index(0),
+        };
+        self.learn_commit_index(matched, request.leader_commit);
         let response = HeartbeatResponse {
             session: request.session,
             read_round: request.read_round,

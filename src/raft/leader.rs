@@ -71,7 +71,7 @@ impl Raft {
             quorum_check_due: now.after(self.options.election_timeout_ms),
             uncommitted_bytes,
             rounds: Rounds::starting_after(self.next_number()),
-            lease: Lease::default(),
+            lease: Lease::new(self.options.election_timeout_ms),
             transfer: None,
             reconfiguration: Reconfiguration::default(),
         }));
@@ -290,6 +290,8 @@ impl Raft {
             && let Some(progress) = leader.progress.get_mut(&peer)
         {
             progress.session = session;
+            // It may be another process, with another configuration.
+            progress.promises_lease = false;
             progress.restart();
             leader.heartbeat_due = self.now;
         }

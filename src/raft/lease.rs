@@ -25,10 +25,11 @@ pub(super) struct Promise {
     pub until: Ticks,
 }
 
-/// A leader's lease. As many rounds are remembered as begin within an election timeout without being confirmed; a
-/// leader whom nobody confirms for longer steps down.
-#[derive(Debug, Default)]
+/// A leader's lease. As many rounds are remembered as begin within an election timeout: without promises none is ever
+/// confirmed here, and an older one could not extend the lease any more.
+#[derive(Debug)]
 pub(super) struct Lease {
+    election_timeout_ms: u64,
     /// Rounds that a quorum has not confirmed, and when each began.
     started: VecDeque<(u64, Ticks)>,
     /// When the latest round began that a quorum with promises has confirmed.
@@ -38,8 +39,23 @@ pub(super) struct Lease {
 }
 
 impl Lease {
+    /// None yet.
+    pub fn new(election_timeout_ms: u64) -> Lease {
+        Lease {
+            election_timeout_ms,
+            started: VecDeque::new(),
+            held_from: None,
+            is_revoked: false,
+        }
+    }
+
     /// A round begins.
     pub fn round_started(&mut self, round: u64, now: Ticks) {
+        while let Some((_, began)) = self.started.front()
+            && now.since(*began) >= self.election_timeout_ms
+        {
+            self.started.pop_front();
+        }
         self.started.push_back((round, now));
     }
 
@@ -107,5 +123,23 @@ impl Raft {
         };
         let round = quorum::majority_value(self.memberships.latest(), promised_in).unwrap_or(0);
         leader.lease.confirmed(round, self.now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_that_nobody_confirms_with_a_promise_are_forgotten() {
+        let mut lease = Lease::new(1000);
+        for round in 1..=100_000 {
+            lease.round_started(round, Ticks(round * 10));
+            assert!(lease.started.len() <= 100);
+        }
+        lease.confirmed(1);
+        assert_eq!(lease.held_from, None, "too long ago");
+        lease.confirmed(99_950);
+        assert_eq!(lease.held_from, Some(Ticks(999_500)));
     }
 }

@@ -278,6 +278,9 @@ impl Raft {
                 );
                 let leader = leads.then_some(from);
                 self.become_follower(term, leader);
+                if let Message::Heartbeat(heartbeat) = message {
+                    self.notice_lost_term(heartbeat.leader_commit);
+                }
                 true
             }
             // A refusal counts whatever the voter's term, a vote only in the term for which it was given.
@@ -469,6 +472,7 @@ impl Raft {
             committed_membership: self.committed_membership(),
             is_changing: self.is_changing(),
             is_removed: self.is_removed(),
+            is_struck_out: self.is_struck_out(),
             is_recovering: self.is_recovering(),
             has_committed_in_term: self.has_committed_in_term(),
             followers: self.followers(),
@@ -558,6 +562,9 @@ pub struct Status<'a> {
     pub is_changing: bool,
     /// [`Raft::is_removed`].
     pub is_removed: bool,
+    /// Whether the membership in force lacks this server and an earlier one had it, committed or not: what a removed
+    /// server that starts again has left to go by, for nobody tells it a commit index any more.
+    pub is_struck_out: bool,
     /// Whether this server neither votes nor counts until it has fetched anew what it lost (trap 3.31).
     pub is_recovering: bool,
     /// Whether this server leads and has committed an entry of its term: only then does it know the commit

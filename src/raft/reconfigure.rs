@@ -148,6 +148,12 @@ impl Raft {
         self.was_member && !is_member && !hears_leader
     }
 
+    /// See [`Status::is_struck_out`](super::node::Status::is_struck_out).
+    pub(super) fn is_struck_out(&self) -> bool {
+        let (id, latest) = (self.options.id, self.memberships.latest_index());
+        !self.memberships.latest().contains(id) && self.memberships.had(id, latest)
+    }
+
     /// The latest membership that is committed.
     pub(super) fn committed_membership(&self) -> &Membership {
         static NONE: Membership = Membership::NONE;

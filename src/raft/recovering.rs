@@ -22,6 +22,8 @@ const TICKET: u64 = u64::MAX;
 pub(super) struct Recovering {
     /// Everything up to here is to be fetched; `None` before a leader has said.
     until: Option<Index>,
+    /// The log here is not the one that was acknowledged: an acknowledgement says nothing about it.
+    is_other_log: bool,
 }
 
 impl Raft {
@@ -46,17 +48,40 @@ impl Raft {
     /// A leader's heartbeat names no index that this server has not acknowledged to it, in the same term. Where the log
     /// ends before it, the data folder is an older copy of itself, and other promises are lost with it (trap 3.38).
     pub(super) fn notice_lost_entries(&mut self, acknowledged: Index) {
-        let last = self.log.last().index;
-        if acknowledged > last && !self.is_recovering() {
+        if acknowledged > self.log.last().index {
+            self.has_lost(acknowledged);
+        }
+    }
+
+    /// The same, of a term that this server has not heard of: it was durable here before anything was acknowledged.
+    pub(super) fn notice_lost_term(&mut self, acknowledged: Index) {
+        if acknowledged > Index(0) {
+            self.has_lost(acknowledged);
+        }
+    }
+
+    fn has_lost(&mut self, acknowledged: Index) {
+        if !self.is_recovering() {
             tracing::error!(
-                %acknowledged, %last,
+                %acknowledged, last = %self.log.last(),
                 "this server has acknowledged more than it holds: its data folder was put back to an earlier state, or \
                  its disk has lost writes. It fetches everything anew, and does not vote until then",
             );
-            self.recovering = Some(Recovering::default());
+            self.recovering = Some(Recovering {
+                is_other_log: true,
+                ..Recovering::default()
+            });
             self.has_lost_entries = true;
             self.begin_recovery();
         }
+    }
+
+    /// Whether the log here is the one that this server has acknowledged, as far as it knows.
+    pub(super) fn trusts_acknowledgements(&self) -> bool {
+        !self
+            .recovering
+            .as_ref()
+            .is_some_and(|recovering| recovering.is_other_log)
     }
 
     /// A question with these tickets was answered. Takes out the one that is no caller's.

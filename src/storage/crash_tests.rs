@@ -138,7 +138,7 @@ fn leave_stale_spare(fs: &SimFs) {
 }
 
 #[test]
-fn whatever_was_acknowledged_is_there_after_a_power_failure_at_any_moment() {
+fn trap_3_32_whatever_was_acknowledged_is_there_after_a_power_failure_at_any_moment() {
     for seed in 0..3 {
         let fs = SimFs::new();
         let (mut storage, recovered) = open(&fs).unwrap();

@@ -204,7 +204,7 @@ pub(super) fn run(storage: &mut Storage<SimFs>, mut model: Model, rng: &mut Rng,
 }
 
 #[test]
-fn whatever_was_acknowledged_is_there_after_a_power_failure_at_any_moment() {
+fn trap_3_32_whatever_was_acknowledged_is_there_after_a_power_failure_at_any_moment() {
     for seed in 0..4 {
         let fs = SimFs::new();
         let (mut storage, mut recovered) = open(&fs).unwrap();

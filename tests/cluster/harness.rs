@@ -8,7 +8,8 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::fs::{self, File, OpenOptions};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::io::{Read, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -81,6 +82,7 @@ struct Node {
     id: u64,
     client: SocketAddr,
     peer: SocketAddr,
+    admin: SocketAddr,
     config: PathBuf,
     log: PathBuf,
     process: Option<Child>,
@@ -179,6 +181,7 @@ impl Builder {
             &[
                 format!("client = \"{}\"", node.client),
                 format!("peer = \"{}\"", node.peer),
+                format!("admin = \"{}\"", node.admin),
             ],
         );
         let members = match members.is_empty() {
@@ -384,6 +387,31 @@ impl Cluster {
         self.node_mut(id).spawn();
     }
 
+    /// Changes the configuration of node `id`, which its next start reads.
+    pub fn reconfigure(&self, id: u64, from: &str, to: &str) {
+        let path = &self.node(id).config;
+        let config = fs::read_to_string(path).unwrap();
+        assert!(config.contains(from), "{config}");
+        fs::write(path, config.replace(from, to)).unwrap();
+    }
+
+    /// Waits until node `id` has ended by itself.
+    pub fn ended(&mut self, id: u64) -> ExitStatus {
+        self.exit_status(id)
+    }
+
+    /// What /readyz of node `id` answers.
+    pub fn readyz(&self, id: u64) -> String {
+        let mut stream = TcpStream::connect(self.node(id).admin).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        stream
+            .write_all(b"GET /readyz HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
     /// Starts one more node, which waits to be added; its number.
     pub fn join(&mut self) -> u64 {
         let id = self.nodes.len() as u64 + 1;
@@ -491,6 +519,7 @@ impl Node {
             id,
             client: host.address(id * 4 + 1),
             peer: host.address(id * 4 + 2),
+            admin: host.address(id * 4 + 3),
             config: folder.join(format!("node{id}.toml")),
             log: folder.join(format!("node{id}.log")),
             process: None,

@@ -18,11 +18,13 @@ mod proxy;
 mod workload;
 
 mod crashes;
+mod damage;
 mod diary;
 mod elections;
 mod hostile;
 mod membership;
 mod partitions;
+mod reads;
 mod snapshots;
 
 /// The binary under test.

@@ -34,7 +34,7 @@ impl Gaps {
 }
 
 /// Asks node `id` for a change, again while another one is on its way, and expects that it is done.
-fn change(cluster: &Cluster, id: u64, line: &str) {
+pub fn change(cluster: &Cluster, id: u64, line: &str) {
     let reply = wait_until(line, SOON + PROMOTION_TIMEOUT, || {
         let mut client = Client::connect(cluster.client_address(id), PROMOTION_TIMEOUT).unwrap();
         let reply = client.call(line).unwrap();
@@ -54,11 +54,20 @@ fn wait_for_voters(cluster: &Cluster, asked: u64, voters: &[u64]) {
     });
 }
 
-fn wait_for_page(cluster: &Cluster, id: u64, part: &str) {
+pub fn wait_for_page(cluster: &Cluster, id: u64, part: &str) {
     wait_until(part, SOON, || {
         let page = cluster.page(id);
         if page.contains(part) { Ok(()) } else { Err(page) }
     });
+}
+
+/// /readyz says no, and why.
+pub fn assert_not_ready(cluster: &Cluster, id: u64, why: &str) {
+    let answer = cluster.readyz(id);
+    assert!(
+        answer.starts_with("HTTP/1.1 503") && answer.contains(why),
+        "{answer}"
+    );
 }
 
 /// Clients write through `through` while `events` happens; none of their writes fails.
@@ -144,6 +153,8 @@ fn trap_3_5_a_removed_node_says_so_and_disturbs_nobody() {
     // Also one that starts anew, and thinks of itself as a member of old, brings no election about.
     cluster.kill_9(gone);
     cluster.restart(gone);
+    wait_for_page(&cluster, gone, "this node was removed from its cluster");
+    assert_not_ready(&cluster, gone, "this node was removed from its cluster");
     change(&cluster, leader, "RAFT VERIFY");
     nothing_fails(&cluster, &[leader], "beside a removed node", |writers| {
         let start = Instant::now();

@@ -19,7 +19,7 @@ with_three_and_five_nodes!(
 );
 
 /// The smallest log that the configuration allows.
-fn small_log(nodes: u64) -> Builder {
+pub fn small_log(nodes: u64) -> Builder {
     Cluster::builder(nodes)
         .set("storage", "snapshot_log_bytes = \"64KiB\"")
         .set("storage", "segment_size = \"64KiB\"")
@@ -27,7 +27,7 @@ fn small_log(nodes: u64) -> Builder {
 
 /// Writes keys of some size, so that the log grows: `count` writes to fifty keys, by way of one node. On a busy machine
 /// the leader may change meanwhile; what is refused then is written again.
-fn churn(cluster: &Cluster, by: u64, count: usize, length: usize) {
+pub fn churn(cluster: &Cluster, by: u64, count: usize, length: usize) {
     let mut client = cluster.client(by);
     let value = "v".repeat(length);
     let line = |n: usize| format!("SET churned:{} {value}{n}", n % 50);
@@ -45,7 +45,7 @@ fn churn(cluster: &Cluster, by: u64, count: usize, length: usize) {
 }
 
 /// Writes until it is done.
-fn put(client: &mut Client, line: &str) {
+pub fn put(client: &mut Client, line: &str) {
     wait_until("a write", SOON, || match client.call(line).unwrap() {
         reply if reply == Reply::ok() => Ok(()),
         reply => Err(reply),

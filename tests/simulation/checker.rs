@@ -6,10 +6,13 @@
 //! holds in the end is what the clients were told.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use raftline::kv::{self, Command};
 use raftline::raft::invariants::Invariants;
-use raftline::raft::{Entry, EntryId, Envelope, Index, Message, NodeId, Payload, Raft, Term};
+use raftline::raft::{
+    Entry, EntryId, Envelope, Index, Membership, Message, NodeId, Payload, Raft, Status, Term,
+};
 
 use crate::disk::Durable;
 use crate::linearizable::{Action, Operation, Outcome, by_key, describe, linearizable_within};
@@ -26,17 +29,29 @@ pub struct Checker {
     begun: BTreeSet<Term>,
     /// How often each value of the clients was written by a committed entry.
     written: BTreeMap<u64, u64>,
+    /// The memberships that were committed, that of the configuration first.
+    pub memberships: Vec<Membership>,
+    /// The cluster's identity.
+    cluster_id: Option<[u8; 16]>,
 }
 
 impl Checker {
+    /// The cluster begins with this membership.
+    pub fn new(first: Membership) -> Checker {
+        Checker {
+            memberships: vec![first],
+            ..Checker::default()
+        }
+    }
+
     /// Something has happened to a node. Returns the range of indexes that are committed for the first time.
     #[must_use]
-    pub fn observe(&mut self, node: &Node) -> std::ops::Range<usize> {
+    pub fn observe(&mut self, node: &Node) -> RangeInclusive<Index> {
         let Some(process) = &node.process else {
-            return 0..0;
+            return Index(1)..=Index(0);
         };
         let machine = &process.machine;
-        let before = self.invariants.commit_index().0 as usize;
+        let before = self.invariants.commit_index().next();
         if let Err(violation) = self.invariants.observe(machine.raft()) {
             panic!("{violation}");
         }
@@ -49,9 +64,9 @@ impl Checker {
             name.is_none_or(|name| node.disk.durable().holds(name)),
             "durability: node {} takes its log for durable up to {name:?}, and its disk has {:?}",
             node.id,
-            node.disk.durable().log.last(),
+            node.disk.durable().last(),
         );
-        before..self.invariants.commit_index().0 as usize
+        before..=self.invariants.commit_index()
     }
 
     /// A term begins with a candidate that won a pre-vote: nothing else raises terms (Diss. 9.6).
@@ -69,28 +84,43 @@ impl Checker {
     }
 
     /// These indexes are committed for the first time, and this node knows it: no crash may ever take them back.
-    pub fn on_committed<'a>(
-        &mut self,
-        indexes: std::ops::Range<usize>,
-        node: &Node,
-        disks: impl Iterator<Item = &'a Durable> + Clone,
-    ) {
-        let log = node.process.as_ref().map(|process| process.machine.raft().log());
-        for index in indexes.clone() {
-            let entry = log.and_then(|log| log.entry(Index(index as u64 + 1)));
+    pub fn on_committed(&mut self, indexes: RangeInclusive<Index>, node: &Node, nodes: &BTreeMap<u64, Node>) {
+        let Some(process) = node.process.as_ref().filter(|_| !indexes.is_empty()) else {
+            return;
+        };
+        let raft = process.machine.raft();
+        for index in (indexes.start().0..=indexes.end().0).map(Index) {
+            let entry = raft.log().entry(index);
+            assert!(
+                entry.is_some(),
+                "commit: node {} is the first to know that {index} is committed, and does not hold it",
+                node.id
+            );
             if let Some(value) = entry.and_then(value_of) {
                 *self.written.entry(value).or_default() += 1;
             }
-        }
-        let nodes = disks.clone().count();
-        let count = indexes.len();
-        for id in self.invariants.committed().skip(indexes.start).take(count) {
-            let holders = disks.clone().filter(|disk| disk.holds(id)).count();
+            if let Some(Payload::Membership(membership)) = entry.map(|entry| &entry.payload) {
+                self.memberships.push(membership.clone());
+            }
+            let id = self.invariants.committed_at(index).expect("it is committed");
+            let decided_by = |membership: &Membership| is_on_quorum(id, membership, nodes);
             assert!(
-                2 * holders > nodes,
-                "durability: entry {id} counts as committed and is durable on {holders} of {nodes} nodes"
+                decided_by(raft.status().membership) || may_decide(raft, index).any(decided_by),
+                "durability: entry {id} counts as committed and is not durable on a quorum of {:?}",
+                raft.status().membership
             );
         }
+    }
+
+    /// A node adopts the identity of its cluster: there is but one.
+    pub fn on_cluster_id(&mut self, node: u64, cluster_id: [u8; 16]) {
+        let known = *self.cluster_id.get_or_insert(cluster_id);
+        assert!(known == cluster_id, "one cluster: node {node} is of another one");
+    }
+
+    /// The latest membership that was ever committed.
+    pub fn membership(&self) -> &Membership {
+        self.memberships.last().expect("that of the configuration")
     }
 
     /// A node's state after an index hashes to this.
@@ -127,16 +157,32 @@ impl Checker {
             }
             Message::AppendEntriesResponse(response) if response.conflict.is_none() => {
                 let index = response.last_index;
-                let held = index.0.checked_sub(1).and_then(|i| disk.log.get(i as usize));
+                let held = disk.at(index);
                 let asker = receiver.filter(|raft| raft.is_leader() && raft.term() == term);
                 let asked = asker
                     .and_then(|raft| raft.log().entry(index))
                     .map(|entry| entry.id);
                 let is_right = |held: &EntryId| held.term <= term && asked.is_none_or(|asked| asked == *held);
                 assert!(
-                    index == Index(0) || held.is_some_and(is_right),
+                    index < disk.base.index || held.as_ref().is_some_and(is_right),
                     "persist before answering: node {from} acknowledges index {index}, and its disk has {held:?}; \
                      the leader's is {asked:?}",
+                );
+            }
+            Message::InstallSnapshotResponse(response) if response.installed => {
+                let last = response.last;
+                assert!(
+                    disk.holds(last),
+                    "persist before answering: node {from} acknowledges the snapshot up to {last}, and its disk has {}",
+                    disk.describe()
+                );
+            }
+            Message::InstallSnapshot(install) => {
+                let last = install.header.last;
+                assert!(
+                    self.invariants.committed_at(last.index) == Some(last),
+                    "a snapshot covers what is committed: node {from} sends one up to {last}, and committed is {:?}",
+                    self.invariants.committed_at(last.index)
                 );
             }
             _ => {}
@@ -146,7 +192,7 @@ impl Checker {
     /// A node's disk does not hold these entries any more: none of them is committed.
     pub fn on_replaced(&self, node: u64, replaced: &[EntryId]) {
         for id in replaced {
-            let committed = self.invariants.committed().nth(id.index.prev().0 as usize);
+            let committed = self.invariants.committed_at(id.index);
             assert!(
                 committed != Some(*id),
                 "durability: the disk of node {node} has replaced the committed entry {id}"
@@ -172,6 +218,31 @@ impl Checker {
     }
 }
 
+/// Whether a majority of the voters, of both sets in a joint configuration, holds an entry durably.
+fn is_on_quorum(id: EntryId, membership: &Membership, nodes: &BTreeMap<u64, Node>) -> bool {
+    [&membership.voters, &membership.outgoing]
+        .into_iter()
+        .all(|voters| {
+            let holds = |voter: &&NodeId| nodes[&voter.0].holds(id, membership);
+            voters.is_empty() || 2 * voters.iter().filter(holds).count() > voters.len()
+        })
+}
+
+/// The memberships in force when an entry was appended, and after it: its leader counted by one of them.
+fn may_decide(raft: &Raft, index: Index) -> impl Iterator<Item = &Membership> {
+    let of = |at: u64| match &raft.log().entry(Index(at))?.payload {
+        Payload::Membership(membership) => Some(membership),
+        Payload::Noop | Payload::Command(_) => None,
+    };
+    let (first, last) = (raft.log().first_index().0, raft.log().last().index.0);
+    let before = (first..=index.0).rev().find_map(of);
+    let committed = Some(raft.status().committed_membership).filter(|_| before.is_none());
+    before
+        .into_iter()
+        .chain((index.next().0..=last).filter_map(of))
+        .chain(committed)
+}
+
 /// A leader that no quorum answers stops leading (check-quorum, Diss. 6.2).
 pub fn check_leader_is_heard(node: &Node, election_timeout_ms: u64) {
     let Some(process) = node.process.as_ref().filter(|_| node.is_leader()) else {
@@ -182,9 +253,16 @@ pub fn check_leader_is_heard(node: &Node, election_timeout_ms: u64) {
         let follower = status.followers.iter().find(|follower| follower.id == *voter);
         follower.map_or(0, |follower| follower.silent_ms)
     };
-    let mut silences: Vec<u64> = status.membership.voters.iter().map(silent_ms).collect();
-    silences.sort_unstable();
-    let quorum = silences.get(silences.len() / 2).copied().unwrap_or(0);
+    let quorum = |status: &Status<'_>| {
+        let sets = [&status.membership.voters, &status.membership.outgoing];
+        let silences = sets.map(|voters| {
+            let mut silences: Vec<u64> = voters.iter().map(silent_ms).collect();
+            silences.sort_unstable();
+            silences.get(silences.len() / 2).copied().unwrap_or(0)
+        });
+        silences.into_iter().fold(0, u64::max)
+    };
+    let quorum = quorum(&status);
     assert!(
         quorum <= 2 * election_timeout_ms,
         "a leader has a quorum: node {} leads term {}, and for {quorum} ms no majority has answered",

@@ -96,10 +96,10 @@ impl Clients {
     }
 
     /// Which node client `n` asks next: the last one, until it fails.
-    pub fn choose(&mut self, n: usize, nodes: u64, rng: &mut Rng) -> u64 {
+    pub fn choose(&mut self, n: usize, nodes: &[u64], rng: &mut Rng) -> u64 {
         let client = &mut self.list[n];
         if client.node == 0 || rng.one_in(10) || self.served_since < u64::MAX {
-            client.node = 1 + rng.below(nodes);
+            client.node = nodes[rng.below(nodes.len() as u64) as usize];
         }
         client.node
     }
@@ -117,7 +117,7 @@ impl Clients {
     }
 
     /// What client `n` asks next of the node that it chose. Its answers are waited for.
-    pub fn ask(&mut self, n: usize, nodes: u64, now: u64, rng: &mut Rng) -> Submission {
+    pub fn ask(&mut self, n: usize, nodes: &[u64], now: u64, rng: &mut Rng) -> Submission {
         let (answers, inbox) = mpsc::unbounded_channel();
         let (mut requests, mut asked) = (Vec::new(), BTreeMap::new());
         let again = std::mem::take(&mut self.list[n].again);
@@ -306,7 +306,7 @@ fn request(key: &str, action: Action, rng: &mut Rng) -> node::Operation {
 }
 
 /// Something that the history can't judge: keys that expire, long values, all keys, hand-overs.
-fn other(nodes: u64, rng: &mut Rng) -> node::Operation {
+fn other(nodes: &[u64], rng: &mut Rng) -> node::Operation {
     let key = Bytes::from(format!("other{}", rng.below(5)));
     // Some are longer than a page of the disk.
     let longest = if rng.one_in(8) { 12_000 } else { 600 };
@@ -334,7 +334,7 @@ fn other(nodes: u64, rng: &mut Rng) -> node::Operation {
             );
         }
         _ => {
-            let target = NodeId(1 + rng.below(nodes));
+            let target = NodeId(nodes[rng.below(nodes.len() as u64) as usize]);
             return node::Operation::Transfer(Some(target).filter(|_| rng.one_in(2)));
         }
     };

@@ -82,9 +82,9 @@ impl World {
         self.after(pause / 4, 2 * pause, Event::Fault);
         let fault = self.faults[self.rng.below(self.faults.len() as u64) as usize];
         let leader = self.newest_leader();
-        let any = 1 + self.rng.below(self.setup.nodes);
+        let any = self.any_node();
         let id = leader.filter(|_| self.rng.one_in(2)).unwrap_or(any);
-        let other = 1 + self.rng.below(self.setup.nodes);
+        let other = self.any_node();
         self.say(Mark::Fault, |_| {
             format!("FAULT {fault:?}: node {id}, and perhaps {other}")
         });
@@ -131,8 +131,8 @@ impl World {
     }
 
     fn change_links(&mut self, fault: Fault, id: u64, other: u64) {
-        let all = 1..=self.setup.nodes;
-        let pairs = all.clone().flat_map(|a| all.clone().map(move |b| (a, b)));
+        let all = self.ids();
+        let pairs = all.iter().flat_map(|a| all.iter().map(move |b| (*a, *b)));
         let side = self.rng.next_u64();
         let is_left = |id: u64| side >> id & 1 == 0;
         match fault {
@@ -166,7 +166,7 @@ impl World {
     fn cut_off(&mut self, id: u64) {
         let (hears, speaks) =
             [(false, false), (false, false), (true, false), (false, true)][self.rng.below(4) as usize];
-        for peer in (1..=self.setup.nodes).filter(|peer| *peer != id) {
+        for peer in self.ids().into_iter().filter(|peer| *peer != id) {
             if !speaks {
                 self.network.cut(id, peer);
             }
@@ -192,7 +192,7 @@ impl World {
 
     fn slow_leader(&mut self, id: u64) {
         let ppm = self.setup.drift_max_ppm as i64;
-        for node in 1..=self.setup.nodes {
+        for node in self.ids() {
             self.set_drift(node, if node == id { -ppm } else { ppm });
         }
         self.cut_off(id);
@@ -219,14 +219,14 @@ impl World {
         }
     }
 
-    fn newest_leader(&self) -> Option<u64> {
+    pub(super) fn newest_leader(&self) -> Option<u64> {
         let leaders = self.nodes.values().filter(|node| node.is_leader());
         let term = |node: &&Node| node.process.as_ref().map(|process| process.machine.raft().term());
         leaders.max_by_key(term).map(|node| node.id)
     }
 
     fn reset(&mut self, id: u64) {
-        for peer in (1..=self.setup.nodes).filter(|peer| *peer != id) {
+        for peer in self.ids().into_iter().filter(|peer| *peer != id) {
             self.break_connection(id, peer, Some(id));
             self.break_connection(peer, id, Some(id));
         }
@@ -239,9 +239,9 @@ impl World {
     }
 
     fn harm_disk(&mut self, fault: Fault, id: u64) {
-        let Some(boot) = self.boot(id) else {
+        if self.boot(id).is_none() {
             return;
-        };
+        }
         let hang_most_ms = [1000, 5000, 20_000][self.rng.below(3) as usize];
         let hang_us = self.rng.below(hang_most_ms) * MS;
         let most_us = [2, 50, 500, 3000][self.rng.below(4) as usize] * MS;
@@ -251,9 +251,8 @@ impl World {
             Fault::FailingDisk => node.disk.fail_soon(rng),
             Fault::FullDisk => node.disk.fill(rng),
             _ => {
-                if let Some(due) = node.disk.hang(hang_us) {
-                    self.at(due, Event::Disk { node: id, boot });
-                }
+                let dues = node.disk.hang(hang_us);
+                self.expect_disk(id, dues);
             }
         }
     }

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use raftline::base::rng::Rng;
 use raftline::raft::{Envelope, Index};
+use raftline::transport::Claim;
 
 /// What travels.
 #[derive(Clone)]
@@ -20,7 +21,9 @@ pub struct Packet {
     pub to: u64,
     /// Which process it is for.
     pub boot: u64,
-    /// The connection that carries it; 0 where there is none.
+    /// Which data folders are at both ends.
+    pub lives: (u64, u64),
+    /// The connection that carries it, or did when it left.
     pub connection: u64,
     pub body: Body,
 }
@@ -52,6 +55,8 @@ struct Connection {
     number: u64,
     /// Which processes are at its ends.
     boots: (u64, u64),
+    /// What they said of themselves.
+    claims: (Claim, Claim),
 }
 
 /// A connection that has ended.
@@ -148,15 +153,30 @@ impl Network {
         self.is_cut(a, b) || self.is_cut(b, a)
     }
 
-    /// A connection is made, if packets pass both ways.
-    pub fn dial(&mut self, from: u64, to: u64, boots: (u64, u64)) -> bool {
-        if self.is_cut_either_way(from, to) || self.connections.contains_key(&(from, to)) {
-            return false;
-        }
+    /// Whether packets pass both ways, and there is no connection yet.
+    pub fn may_dial(&self, from: u64, to: u64) -> bool {
+        !self.is_cut_either_way(from, to) && !self.connections.contains_key(&(from, to))
+    }
+
+    /// A connection is made.
+    pub fn connect(&mut self, from: u64, to: u64, boots: (u64, u64), claims: (Claim, Claim)) {
         self.connections_made += 1;
-        let number = self.connections_made;
-        self.connections.insert((from, to), Connection { number, boots });
-        true
+        let connection = Connection {
+            number: self.connections_made,
+            boots,
+            claims,
+        };
+        self.connections.insert((from, to), connection);
+    }
+
+    /// Each connection with a node, by who dialed whom, and what its other end has said of itself.
+    pub fn partners(&self, id: u64) -> Vec<((u64, u64), Claim)> {
+        let partner = |(pair, connection): (&(u64, u64), &Connection)| match *pair {
+            (from, _) if from == id => Some((*pair, connection.claims.1)),
+            (_, to) if to == id => Some((*pair, connection.claims.0)),
+            _ => None,
+        };
+        self.connections.iter().filter_map(partner).collect()
     }
 
     /// The number of the connection that `from` has dialed.

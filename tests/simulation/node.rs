@@ -3,30 +3,53 @@
 //! A [`Process`] is what `raftline::node::run` is in production: it gathers what has happened, and in each turn tells
 //! the machine all of it and has its effects noted, for the world to carry out.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use raftline::base::rng::Rng;
-use raftline::kv::{Garbage, Store, View};
-use raftline::node::{Host, Machine, MachineOptions, Now, Submission};
+use raftline::kv::{Garbage, View};
+use raftline::node::{Host, Loaded, Machine, MachineOptions, Now, Submission};
 use raftline::raft::{
-    self, Addresses, Batch, EntryId, Envelope, Index, Membership, NodeId, Raft, Recovered, SnapshotHeader,
-    Ticks, Window,
+    self, Addresses, Batch, EntryId, Envelope, Index, Membership, NodeId, Raft, SnapshotHeader, Ticks, Window,
 };
 use raftline::storage::Committed;
-use raftline::transport::CallError;
+use raftline::transport::{CallError, Claim, Members, Refusal};
 
-use crate::disk::{Disk, Done, Job};
+use crate::disk::{Disk, Done, Job, Taking};
 
 /// How the nodes of one world are set up.
 #[derive(Clone, Debug)]
 pub struct Setup {
-    pub nodes: u64,
     pub election_timeout_ms: u64,
     pub request_timeout_ms: u64,
     pub max_pending: usize,
     /// Everything is cut into the smallest pieces.
     pub is_tight: bool,
+    /// When snapshots are taken, and how much of the log is borne then.
+    pub snapshot_log_bytes: u64,
+    pub max_log_bytes: usize,
     /// Monotonic clocks run faster or slower by so many millionths at most. Only promises of leases depend on it.
     pub drift_max_ppm: u64,
+    pub leases: Leases,
+}
+
+/// Who promises leases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leases {
+    Nobody,
+    Some,
+    All,
+}
+
+impl Setup {
+    /// In most worlds snapshots are taken all the time, and in some the log must not grow without them.
+    pub fn choose_snapshots(&mut self, rng: &mut Rng) {
+        self.snapshot_log_bytes = [u64::MAX, 1000, 4000, 30_000][rng.below(4) as usize];
+        if self.snapshot_log_bytes < u64::MAX && rng.one_in(3) {
+            // A snapshot that failed is tried again after a long while.
+            self.max_log_bytes = 20 * self.snapshot_log_bytes as usize + 50_000;
+        }
+    }
 }
 
 /// Names a call of another node: who, on which connection, and its number there.
@@ -50,16 +73,28 @@ pub enum Effect {
     Cancel(u64),
     Answer(CallId, Bytes),
     StateHash(Index, u64),
+    AdoptMembership(Index, Membership),
 }
 
 /// What happens to a process.
 pub enum Input {
-    Connected(u64),
-    Disconnected { peer: u64, by_peer: bool },
+    /// With whom, and the number of its data folder.
+    Connected(u64, u64),
+    Disconnected {
+        peer: u64,
+        by_peer: bool,
+    },
+    /// There is no connection any more that this node dialed.
+    Unreachable(u64),
+    Refused(u64, Refusal),
     Message(Envelope),
     Call(CallId, Bytes),
     Answer(u64, Result<Bytes, CallError>),
-    StateHash { from: u64, index: Index, hash: u64 },
+    StateHash {
+        from: u64,
+        index: Index,
+        hash: u64,
+    },
 }
 
 /// The effects of one turn, in their order.
@@ -78,11 +113,19 @@ impl Host for Effects {
     fn persist(&mut self, batch: Batch) {
         self.list.push(Effect::Disk(Job::Persist(batch)));
     }
-    // No node of this world takes snapshots yet.
-    fn send_chunk(&mut self, _: Envelope) {}
-    fn store_chunk(&mut self, _: Envelope) {}
-    fn take_snapshot(&mut self, _: SnapshotHeader, _: View) {}
-    fn adopt_snapshot(&mut self, _: Committed, _: EntryId) {}
+    fn send_chunk(&mut self, envelope: Envelope) {
+        self.list.push(Effect::Disk(Job::SendChunk(envelope)));
+    }
+    fn store_chunk(&mut self, envelope: Envelope) {
+        self.list.push(Effect::Disk(Job::StoreChunk(envelope)));
+    }
+    fn take_snapshot(&mut self, header: SnapshotHeader, view: View) {
+        let taking = Box::new(Taking::new(header, view));
+        self.list.push(Effect::Disk(Job::Take(taking)));
+    }
+    fn adopt_snapshot(&mut self, committed: Committed, drop_upto: EntryId) {
+        self.list.push(Effect::Disk(Job::Adopt(committed, drop_upto)));
+    }
     fn measure_free_space(&mut self) {
         self.list.push(Effect::Disk(Job::MeasureFreeSpace));
     }
@@ -105,9 +148,15 @@ impl Host for Effects {
     fn tell_state_hash(&mut self, index: Index, hash: u64) {
         self.list.push(Effect::StateHash(index, hash));
     }
-    fn adopt_membership(&mut self, _: Index, _: &Membership) {}
-    fn mark_rebuild(&mut self) {}
-    fn clear_recovering(&mut self) {}
+    fn adopt_membership(&mut self, index: Index, membership: &Membership) {
+        self.list.push(Effect::AdoptMembership(index, membership.clone()));
+    }
+    fn mark_rebuild(&mut self) {
+        self.list.push(Effect::Disk(Job::MarkRebuild));
+    }
+    fn clear_recovering(&mut self) {
+        self.list.push(Effect::Disk(Job::ClearRecovering));
+    }
     fn adopt_cluster_id(&mut self, cluster_id: [u8; 16]) {
         self.list.push(Effect::Disk(Job::SetClusterId(cluster_id)));
     }
@@ -157,6 +206,19 @@ pub struct Node {
     pub process: Option<Process>,
     /// How many processes there were.
     pub boot: u64,
+    /// The membership of its configuration; empty where it waits to be added.
+    pub bootstrap: Membership,
+    /// How many data folders there were before this one; and what the last one held, and its number.
+    pub life: u64,
+    pub lost: Option<(u64, Disk)>,
+    /// The number of its data folder; 0 before there is one.
+    pub incarnation: u64,
+    /// Whom it lets in, and whom it dials.
+    pub members: Members,
+    pub peers: BTreeMap<u64, Addresses>,
+    /// It was switched off for good.
+    pub is_retired: bool,
+    promises_lease: bool,
     clock: Clock,
     /// So much its wall clock is off.
     pub wall_offset_ms: i64,
@@ -174,7 +236,8 @@ pub fn slowest_us(us: u64, drift_max_ppm: u64) -> u64 {
 const EPOCH_MS: u64 = 1_700_000_000_000;
 
 impl Node {
-    pub fn new(id: u64, most_ppm: u64, rng: &mut Rng) -> Node {
+    pub fn new(id: u64, setup: &Setup, bootstrap: Membership, rng: &mut Rng) -> Node {
+        let most_ppm = setup.drift_max_ppm;
         let clock = Clock {
             shown_us: 0,
             since_us: 0,
@@ -185,6 +248,18 @@ impl Node {
             disk: Disk::new(id, rng),
             process: None,
             boot: 0,
+            bootstrap,
+            life: 0,
+            lost: None,
+            incarnation: 0,
+            members: Members::default(),
+            peers: BTreeMap::new(),
+            is_retired: false,
+            promises_lease: match setup.leases {
+                Leases::Nobody => false,
+                Leases::Some => rng.one_in(2),
+                Leases::All => true,
+            },
             clock,
             wall_offset_ms: rng.below(2000) as i64 - 1000,
             paused_until: 0,
@@ -192,34 +267,47 @@ impl Node {
         }
     }
 
-    /// A process starts. `Err`: the disk refused.
-    pub fn start(&mut self, setup: &Setup, now_us: u64, rng: &mut Rng) -> Result<(), String> {
-        let found = self.disk.open(rng)?;
+    /// A process starts. `Err`: the disk refused. `may_crash`: the power may fail meanwhile.
+    pub fn start(
+        &mut self,
+        setup: &Setup,
+        now_us: u64,
+        may_crash: bool,
+        rng: &mut Rng,
+    ) -> Result<(), String> {
+        let Loaded {
+            storage,
+            identity,
+            recovered,
+            store,
+        } = self.disk.open(self.bootstrap.clone(), may_crash, rng)?;
+        self.disk.run(storage);
         self.boot += 1;
-        let recovered = Recovered {
-            hard_state: found.hard_state,
-            membership: membership(setup.nodes),
-            entries: found.entries,
-            ..Recovered::default()
-        };
+        self.incarnation = identity.incarnation;
         let now = self.now(now_us);
-        let raft = Raft::new(raft_options(setup, self.id, rng.next_u64()), recovered, now.ticks);
+        let raft_options = raft::Options {
+            promises_lease: self.promises_lease,
+            ..raft_options(setup, self.id, rng.next_u64())
+        };
+        let raft = Raft::new(raft_options, recovered, now.ticks);
+        let status = raft.status();
+        self.adopt_membership(status.membership_index, status.membership.clone());
         let options = MachineOptions {
             cluster_name: "simulation".into(),
-            incarnation: found.identity.incarnation,
-            addresses: Addresses::default(),
+            incarnation: identity.incarnation,
+            addresses: addresses(self.id, 0),
             request_timeout_ms: setup.request_timeout_ms,
             max_pending: setup.max_pending,
             max_memory_bytes: 0,
             min_free_space_bytes: 16 << 10,
-            snapshot_log_bytes: u64::MAX,
+            snapshot_log_bytes: setup.snapshot_log_bytes,
         };
         let effects = Effects {
             list: Vec::new(),
             cluster_id: u128::from(rng.next_u64()).to_be_bytes(),
         };
         self.process = Some(Process {
-            machine: Machine::new(options, raft, Store::new(), now),
+            machine: Machine::new(options, raft, store, now),
             effects,
             done: Vec::new(),
             inputs: Vec::new(),
@@ -227,6 +315,41 @@ impl Node {
             turn_at: u64::MAX,
         });
         Ok(())
+    }
+
+    /// The latest membership, for the connections. Returns whom it does not dial any more, or elsewhere.
+    pub fn adopt_membership(&mut self, index: Index, membership: Membership) -> Vec<u64> {
+        let others = membership.addresses.iter().filter(|(id, _)| id.0 != self.id);
+        let peers: BTreeMap<u64, Addresses> =
+            others.map(|(id, addresses)| (id.0, addresses.clone())).collect();
+        let before = std::mem::replace(&mut self.peers, peers);
+        self.members = Members::new(index, membership);
+        let is_gone = |(id, addresses): &(u64, Addresses)| self.peers.get(id) != Some(addresses);
+        before.into_iter().filter(is_gone).map(|(id, _)| id).collect()
+    }
+
+    /// What it says of itself when it connects.
+    pub fn claim(&self) -> Claim {
+        Claim {
+            node_id: NodeId(self.id),
+            incarnation: self.incarnation,
+            membership_index: self.members.index(),
+        }
+    }
+
+    /// The data folder is gone, and an empty one is in its place. No process may run.
+    pub fn wipe(&mut self, disk: Disk, bootstrap: Membership) {
+        assert!(self.process.is_none(), "a data folder vanishes under its process");
+        self.lost = Some((self.incarnation, std::mem::replace(&mut self.disk, disk)));
+        (self.incarnation, self.bootstrap) = (0, bootstrap);
+        self.life += 1;
+    }
+
+    /// Whether its disk holds the entry, or did when it still was the one that this membership knows.
+    pub fn holds(&self, id: EntryId, membership: &Membership) -> bool {
+        let bound = membership.incarnations.get(&NodeId(self.id));
+        let lost = self.lost.as_ref().filter(|(number, _)| Some(number) == bound);
+        self.disk.held(id) || lost.is_some_and(|(_, disk)| disk.held(id))
     }
 
     /// What the node's clocks show.
@@ -261,14 +384,21 @@ impl Node {
         for done in process.done.drain(..) {
             match done {
                 Done::Persisted => machine.on_persisted(),
+                Done::Snapshot(event) => machine.on_snapshot(event, effects),
                 Done::FreeSpace(bytes) => machine.on_free_space(bytes),
-                Done::ClusterIdSet => {}
+                Done::MarkedRebuild => {
+                    machine.on_rebuild_marked();
+                    return Err("it is to be rebuilt".into());
+                }
+                Done::Chunk(_) => panic!("the world sends chunks"),
                 Done::Failed(reason) => return Err(reason),
             }
         }
         for input in process.inputs.drain(..) {
             match input {
-                Input::Connected(peer) => machine.on_connected(NodeId(peer), peer),
+                Input::Connected(peer, incarnation) => machine.on_connected(NodeId(peer), incarnation),
+                Input::Unreachable(peer) => machine.on_unreachable(NodeId(peer)),
+                Input::Refused(peer, refusal) => machine.on_refused(NodeId(peer), refusal),
                 Input::Disconnected { peer, by_peer } => machine.on_disconnected(NodeId(peer), by_peer),
                 Input::Message(envelope) => machine.on_message(envelope),
                 Input::Call(call, order) => machine.on_call(call, &order, effects),
@@ -302,11 +432,19 @@ impl Node {
     }
 }
 
-fn membership(nodes: u64) -> Membership {
-    let address = |id| (NodeId(id), Addresses::default());
+/// Where a node is found; the `n`-th time that it is added, elsewhere.
+pub fn addresses(id: u64, n: u64) -> Addresses {
+    Addresses {
+        peer: format!("n{id}-{n}:7239"),
+        client: format!("n{id}-{n}:7238"),
+    }
+}
+
+/// The membership of the configuration.
+pub fn first_membership(nodes: u64) -> Membership {
     Membership {
         voters: (1..=nodes).map(NodeId).collect(),
-        addresses: (1..=nodes).map(address).collect(),
+        addresses: (1..=nodes).map(|id| (NodeId(id), addresses(id, 0))).collect(),
         ..Membership::default()
     }
 }
@@ -329,6 +467,6 @@ fn raft_options(setup: &Setup, id: u64, seed: u64) -> raft::Options {
         promises_lease: false,
         max_clock_drift_percent: 20,
         disk_stall_timeout_ms: 2000,
-        max_log_bytes: usize::MAX,
+        max_log_bytes: setup.max_log_bytes,
     }
 }

@@ -4,27 +4,30 @@
 //! First there are faults, of a few kinds chosen by the seed; then they stop, and the cluster has to come back to
 //! life and to account for everything that it has told its clients.
 //!
-//! `faults` has what goes wrong. Not simulated yet, because the nodes can't do it yet: snapshots, changes of the
-//! membership, wiped and damaged disks.
+//! `faults` has what goes wrong, and `operator` who changes the membership meanwhile.
 
 use std::collections::BTreeMap;
 
 use raftline::base::rng::Rng;
-use raftline::node::Submission;
-use raftline::raft::{Envelope, Message, RoleName, Term};
-use raftline::transport::CallError;
+use raftline::node::{SnapshotEvent, Submission};
+use raftline::raft::{Envelope, Index, Membership, Message, NodeId, RoleName, Term};
+use raftline::transport::{CallError, Refusal};
 
 use crate::checker::{self, Checker};
 use crate::clients::Clients;
-use crate::disk::{Done, End};
+use crate::disk::{Done, End, Job, Lane};
 use crate::linearizable::Outcome;
 use crate::network::{Body, Closed, Network, Packet};
-use crate::node::{self, CallId, Effect, Input, Node, Setup};
+use crate::node::{self, CallId, Effect, Input, Leases, Node, Setup};
 
 #[path = "faults.rs"]
 mod faults;
 
+#[path = "operator.rs"]
+mod operator;
+
 use faults::Fault;
+use operator::Operator;
 
 const MS: u64 = 1000;
 /// How often is looked for what should have happened and did not.
@@ -41,10 +44,11 @@ enum Event {
         node: u64,
         boot: u64,
     },
-    /// The disk is done with the job at hand.
+    /// The disk is done with the job at hand, or a step of it.
     Disk {
         node: u64,
         boot: u64,
+        lane: Lane,
     },
     Arrive(Box<Packet>),
     /// A node tries to connect.
@@ -76,6 +80,8 @@ enum Event {
     /// Answers reach a client, or the end of its connection.
     Collect(usize),
     Fault,
+    /// The operator does something.
+    Operate,
     /// Links that were cut for a while carry again.
     Heal,
     Start(u64),
@@ -106,6 +112,8 @@ pub struct Report {
     pub unknown: usize,
     pub terms: u64,
     pub entries: u64,
+    /// Changes of the membership that were committed.
+    pub changes: usize,
     /// Keys whose history is too tangled to be judged.
     pub undecided: usize,
     /// Of everything that happened, and when.
@@ -121,6 +129,7 @@ pub struct World {
     nodes: BTreeMap<u64, Node>,
     network: Network,
     clients: Clients,
+    operator: Operator,
     checker: Checker,
     /// What can go wrong here.
     faults: Vec<Fault>,
@@ -156,17 +165,26 @@ impl World {
         // Neighbouring seeds would begin alike.
         let mut rng = Rng::new(Rng::new(seed).next_u64() ^ nodes);
         let setup = Setup {
-            nodes,
             election_timeout_ms: [200, 500, 1000][rng.below(3) as usize],
             request_timeout_ms: [1000, 4000][rng.below(2) as usize],
             max_pending: [5, 10_000, 10_000][rng.below(3) as usize],
             is_tight: rng.one_in(3),
-            drift_max_ppm: [0, 1000, 90_000, 400_000][rng.below(4) as usize],
+            snapshot_log_bytes: u64::MAX,
+            max_log_bytes: usize::MAX,
+            drift_max_ppm: 0,
+            leases: [Leases::Nobody, Leases::Some, Leases::All, Leases::All][rng.below(4) as usize],
         };
+        // A lease is a fifth shorter than the promise: clocks that differ by more than a fifth would break it.
+        let drifts = if setup.leases == Leases::Nobody { 4 } else { 3 };
+        let mut setup = Setup {
+            drift_max_ppm: [0, 1000, 90_000, 400_000][rng.below(drifts) as usize],
+            ..setup
+        };
+        setup.choose_snapshots(&mut rng);
         let chance = 1 + rng.below(4);
         let faults = faults::some(&mut rng, |rng| rng.below(4) < chance);
         let list: BTreeMap<u64, Node> = (1..=nodes)
-            .map(|id| (id, Node::new(id, setup.drift_max_ppm, &mut rng)))
+            .map(|id| (id, Node::new(id, &setup, node::first_membership(nodes), &mut rng)))
             .collect();
         let mut world = World {
             setup,
@@ -176,7 +194,8 @@ impl World {
             nodes: list,
             network: Network::new(&mut rng),
             clients: Clients::new(nodes, &mut rng),
-            checker: Checker::default(),
+            operator: Operator::new(&mut rng),
+            checker: Checker::new(node::first_membership(nodes)),
             faults,
             fault_pause_us: [100, 500, 2000][rng.below(3) as usize] * MS,
             is_calm: false,
@@ -188,7 +207,7 @@ impl World {
         };
         world.say(Mark::World, |world| {
             format!(
-                "{:?}, {:?}, faults every {} ms or so: {:?}",
+                "{nodes} nodes, {:?}, {:?}, faults every {} ms or so: {:?}",
                 world.setup,
                 world.network.style,
                 world.fault_pause_us / MS,
@@ -203,6 +222,7 @@ impl World {
             world.at(100 * MS, Event::Client(n));
         }
         world.at(500 * MS, Event::Fault);
+        world.at(500 * MS, Event::Operate);
         world.at(SWEEP_US, Event::Sweep);
         world
     }
@@ -231,6 +251,16 @@ impl World {
     fn after(&mut self, least: u64, most: u64, event: Event) {
         let time = self.now + least + self.rng.below(1 + most - least);
         self.at(time, event);
+    }
+
+    /// All nodes there ever were.
+    fn ids(&self) -> Vec<u64> {
+        self.nodes.keys().copied().collect()
+    }
+
+    fn any_node(&mut self) -> u64 {
+        let ids = self.ids();
+        ids[self.rng.below(ids.len() as u64) as usize]
     }
 
     fn node(&mut self, id: u64) -> &mut Node {
@@ -267,7 +297,7 @@ impl World {
     fn step(&mut self, event: Event) {
         match event {
             Event::Turn { node, boot } => self.on_turn(node, boot),
-            Event::Disk { node, boot } => self.on_disk(node, boot),
+            Event::Disk { node, boot, lane } => self.on_disk(node, boot, lane),
             Event::Arrive(packet) => self.on_arrive(*packet),
             Event::Dial { from, boot, to } => self.on_dial(from, boot, to),
             Event::Break { from, to, number, by } => {
@@ -302,6 +332,7 @@ impl World {
             }
             Event::Collect(n) => self.on_collect(n),
             Event::Fault => self.on_fault(),
+            Event::Operate => self.on_operate(),
             Event::Heal => self.on_heal(),
             Event::Start(id) => self.on_start(id),
             Event::Sweep => self.on_sweep(),
@@ -354,8 +385,7 @@ impl World {
             Ok(more) => {
                 let node = &self.nodes[&id];
                 let committed = self.checker.observe(node);
-                let disks = self.nodes.values().map(|node| node.disk.durable());
-                self.checker.on_committed(committed, node, disks);
+                self.checker.on_committed(committed, node, &self.nodes);
                 let deadline = node.process.as_ref().expect("it had a turn").machine.deadline();
                 let due = node.time_of(deadline);
                 self.say_role(id);
@@ -400,10 +430,13 @@ impl World {
             match effect {
                 Effect::Send(envelope) => self.send(envelope),
                 Effect::Disk(job) => {
+                    if let Job::SetClusterId(cluster_id) = &job {
+                        self.checker.on_cluster_id(id, *cluster_id);
+                    }
                     let (node, rng) = (self.nodes.get_mut(&id).expect("a node"), &mut self.rng);
-                    let boot = node.boot;
+                    let (boot, lane) = (node.boot, job.lane());
                     if let Some(due) = node.disk.push(job, self.now, rng) {
-                        self.at(due, Event::Disk { node: id, boot });
+                        self.at(due, Event::Disk { node: id, boot, lane });
                     }
                 }
                 Effect::Call {
@@ -426,30 +459,75 @@ impl World {
                 }
                 Effect::StateHash(index, hash) => {
                     self.checker.on_hash(id, index, hash);
-                    for to in 1..=self.setup.nodes {
+                    let peers: Vec<u64> = self.nodes[&id].peers.keys().copied().collect();
+                    for to in peers {
                         if let Some(connection) = self.network.dialed(id, to) {
                             self.dispatch(id, to, connection, Body::StateHash(index, hash));
                         }
                     }
                 }
+                Effect::AdoptMembership(index, membership) => self.adopt_membership(id, index, membership),
             }
         }
     }
 
-    fn on_disk(&mut self, id: u64, boot: u64) {
+    fn on_disk(&mut self, id: u64, boot: u64, lane: Lane) {
         // A job that hangs is done later than was planned.
-        if !self.is_running(id, boot) || self.nodes[&id].disk.due() != Some(self.now) {
+        if !self.is_running(id, boot) || self.nodes[&id].disk.due(lane) != Some(self.now) {
             return;
         }
         let (now, node, rng) = (self.now, self.nodes.get_mut(&id).expect("a node"), &mut self.rng);
-        let (done, next) = node.disk.finish(now, rng);
+        let before = node.disk.due(Lane::Snapshots);
+        let (done, next) = node.disk.finish(lane, now, rng);
         let replaced = std::mem::take(&mut node.disk.replaced);
+        // What a job of the log has made superfluous may be removed at once.
+        let begun = node
+            .disk
+            .due(Lane::Snapshots)
+            .filter(|due| lane != Lane::Snapshots && before != Some(*due));
         self.checker.on_replaced(id, &replaced);
-        if let (Some(due), false) = (next, matches!(done, Done::Failed(_))) {
-            self.at(due, Event::Disk { node: id, boot });
+        let has_failed = done.iter().any(|done| matches!(done, Done::Failed(_)));
+        let dues = [
+            next.map(|due| (lane, due)),
+            begun.map(|due| (Lane::Snapshots, due)),
+        ];
+        if !has_failed {
+            self.expect_disk(id, dues.into_iter().flatten());
         }
-        self.node(id).process.as_mut().expect("it runs").done.push(done);
+        for done in done {
+            match done {
+                Done::Chunk(envelope) => self.send(envelope),
+                done => {
+                    self.say_disk(id, &done);
+                    self.node(id).process.as_mut().expect("it runs").done.push(done);
+                }
+            }
+        }
         self.wake_soon(id);
+    }
+
+    fn say_disk(&self, id: u64, done: &Done) {
+        match done {
+            Done::Snapshot(SnapshotEvent::Stored { .. }) => {}
+            Done::Snapshot(event) => self.say(Mark::Process, |_| match event {
+                SnapshotEvent::Received(received) => {
+                    format!(
+                        "node {id} has received the snapshot up to {}",
+                        received.header.last
+                    )
+                }
+                other => format!("node {id}, of a snapshot: {other:?}"),
+            }),
+            _ => {}
+        }
+    }
+
+    /// The disk is done with something at these times.
+    fn expect_disk(&mut self, id: u64, dues: impl IntoIterator<Item = (Lane, u64)>) {
+        let boot = self.nodes[&id].boot;
+        for (lane, due) in dues {
+            self.at(due, Event::Disk { node: id, boot, lane });
+        }
     }
 
     fn set_disk_pace(&mut self, id: u64, latency_us: (u64, u64)) {
@@ -460,10 +538,8 @@ impl World {
 
     fn send(&mut self, envelope: Envelope) {
         let (from, to) = (envelope.from.0, envelope.to.0);
-        let receiver = self.nodes[&to]
-            .process
-            .as_ref()
-            .map(|process| process.machine.raft());
+        let receiver = self.nodes.get(&to).and_then(|node| node.process.as_ref());
+        let receiver = receiver.map(|process| process.machine.raft());
         self.checker
             .on_send(&envelope, self.nodes[&from].disk.durable(), receiver);
         let connection = if envelope.message.is_request() {
@@ -471,11 +547,11 @@ impl World {
         } else {
             self.network.dialed(to, from)
         };
-        if connection.is_none() && self.network.style.is_tcp {
+        let Some(connection) = connection else {
             return;
-        }
+        };
         self.say_sent(&envelope);
-        let boot = self.nodes[&to].boot;
+        let (boot, lives) = (self.nodes[&to].boot, self.lives(from, to));
         for time in self.network.arrivals(self.now, from, to, &mut self.rng) {
             let body = Body::Message(envelope.clone());
             self.at(
@@ -484,7 +560,8 @@ impl World {
                     from,
                     to,
                     boot,
-                    connection: connection.unwrap_or(0),
+                    lives,
+                    connection,
                     body,
                 })),
             );
@@ -502,7 +579,7 @@ impl World {
 
     /// Sends what is lost only with its connection.
     fn dispatch(&mut self, from: u64, to: u64, connection: u64, body: Body) {
-        let boot = self.nodes[&to].boot;
+        let (boot, lives) = (self.nodes[&to].boot, self.lives(from, to));
         let time = self.now + self.network.delay_us(&mut self.rng);
         self.at(
             time,
@@ -510,10 +587,16 @@ impl World {
                 from,
                 to,
                 boot,
+                lives,
                 connection,
                 body,
             })),
         );
+    }
+
+    /// Which data folders are at both ends.
+    fn lives(&self, from: u64, to: u64) -> (u64, u64) {
+        (self.nodes[&from].life, self.nodes[&to].life)
     }
 
     fn call(&mut self, from: u64, to: u64, sequence: u64, order: bytes::Bytes, deadline: u64) {
@@ -544,9 +627,13 @@ impl World {
             from,
             to,
             boot,
+            lives,
             connection,
             ..
         } = packet;
+        if lives != self.lives(from, to) {
+            return;
+        }
         let is_message = matches!(packet.body, Body::Message(_));
         if self.network.is_cut(from, to) {
             if !is_message {
@@ -586,14 +673,63 @@ impl World {
         if !self.is_running(from, boot) {
             return;
         }
-        let connected = self
-            .boot(to)
-            .is_some_and(|other| self.network.dial(from, to, (boot, other)));
-        if connected {
-            self.say(Mark::Network, |_| format!("node {from} has connected to {to}"));
-            self.input(from, Input::Connected(to));
-        } else if self.network.dialed(from, to).is_none() {
-            self.after(50 * MS, 300 * MS, Event::Dial { from, boot, to });
+        if !self.nodes[&from].peers.contains_key(&to) {
+            return;
+        }
+        let other = self.nodes.get(&to).and_then(|_| self.boot(to));
+        let again = Event::Dial { from, boot, to };
+        let Some(other) = other.filter(|_| self.network.may_dial(from, to)) else {
+            if self.network.dialed(from, to).is_none() {
+                self.after(50 * MS, 300 * MS, again);
+            }
+            return;
+        };
+        if let Some(refusal) = self.refusal(from, to) {
+            self.say(Mark::Network, |_| {
+                format!("node {from} does not get to {to}: {refusal:?}")
+            });
+            self.input(from, Input::Refused(to, refusal));
+            return self.after(100 * MS, 1500 * MS, again);
+        }
+        let (own, theirs) = (self.nodes[&from].claim(), self.nodes[&to].claim());
+        self.network.connect(from, to, (boot, other), (own, theirs));
+        self.say(Mark::Network, |_| format!("node {from} has connected to {to}"));
+        self.input(from, Input::Connected(to, theirs.incarnation));
+    }
+
+    /// Why the handshake fails, as the one who dials sees it.
+    fn refusal(&self, from: u64, to: u64) -> Option<Refusal> {
+        let (dialer, dialed) = (&self.nodes[&from], &self.nodes[&to]);
+        if dialed.members.refuses(&dialer.claim()) {
+            return Some(Refusal::ByPeer("a reason".into()));
+        }
+        dialer.members.refuses(&dialed.claim()).then(|| {
+            if dialer.members.contains(NodeId(to)) {
+                Refusal::Wiped
+            } else {
+                Refusal::ByUs("a reason".into())
+            }
+        })
+    }
+
+    /// A node keeps connections with other servers from now on; see `raftline::transport::Transport::set_members`.
+    fn adopt_membership(&mut self, id: u64, index: Index, membership: Membership) {
+        let gone = self.node(id).adopt_membership(index, membership);
+        for to in gone {
+            self.break_connection(id, to, Some(id));
+        }
+        for ((from, to), claim) in self.network.partners(id) {
+            let members = &self.nodes[&id].members;
+            if members.contains(claim.node_id) && members.refuses(&claim) {
+                self.break_connection(from, to, Some(id));
+            }
+        }
+        let boot = self.nodes[&id].boot;
+        let peers: Vec<u64> = self.nodes[&id].peers.keys().copied().collect();
+        for to in peers {
+            if self.network.dialed(id, to).is_none() {
+                self.after(0, 50 * MS, Event::Dial { from: id, boot, to });
+            }
         }
     }
 
@@ -621,6 +757,7 @@ impl World {
                     by_peer: by == Some(to),
                 },
             );
+            self.input(from, Input::Unreachable(to));
             let boot = boots.0;
             self.after(20 * MS, 300 * MS, Event::Dial { from, boot, to });
         }
@@ -638,11 +775,11 @@ impl World {
     // --- processes
 
     fn on_start(&mut self, id: u64) {
-        if self.nodes[&id].process.is_some() {
+        if self.nodes[&id].process.is_some() || self.nodes[&id].is_retired {
             return;
         }
         let (node, rng) = (self.nodes.get_mut(&id).expect("a node"), &mut self.rng);
-        if let Err(reason) = node.start(&self.setup, self.now, rng) {
+        if let Err(reason) = node.start(&self.setup, self.now, !self.is_calm, rng) {
             assert!(!self.is_calm, "recovery: node {id} does not start: {reason}");
             node.disk.abandon(End::Killed, rng);
             self.say(Mark::Process, |_| format!("node {id} does not start: {reason}"));
@@ -650,20 +787,21 @@ impl World {
         }
         let boot = node.boot;
         self.say(Mark::Process, |world| {
-            let durable = world.nodes[&id].disk.durable();
-            format!(
-                "node {id} starts with term {}, vote {:?}, and a log up to {:?}",
-                durable.hard_state.term,
-                durable.hard_state.vote,
-                durable.log.last()
-            )
+            let disk = &world.nodes[&id].disk;
+            let recovering = if disk.is_impaired() {
+                "; it is recovering"
+            } else {
+                ""
+            };
+            format!("node {id} starts with {}{recovering}", disk.durable().describe())
         });
         for (from, to) in self.network.connected() {
             if from == id || to == id {
                 self.break_connection(from, to, Some(id));
             }
         }
-        for to in (1..=self.setup.nodes).filter(|to| *to != id) {
+        let peers: Vec<u64> = self.nodes[&id].peers.keys().copied().collect();
+        for to in peers {
             self.after(0, 50 * MS, Event::Dial { from: id, boot, to });
         }
         self.wake_soon(id);
@@ -695,13 +833,13 @@ impl World {
         if self.is_over {
             return;
         }
-        let (nodes, now) = (self.setup.nodes, self.now);
-        let id = self.clients.choose(n, nodes, &mut self.rng);
+        let (nodes, now) = (self.whom_to_ask(), self.now);
+        let id = self.clients.choose(n, &nodes, &mut self.rng);
         let Some(boot) = self.boot(id) else {
             self.clients.leave(n);
             return self.after(MS, 50 * MS, Event::Client(n));
         };
-        let submission = self.clients.ask(n, nodes, now, &mut self.rng);
+        let submission = self.clients.ask(n, &nodes, now, &mut self.rng);
         let node = &self.nodes[&id];
         // What is left of a pause is still to come.
         let paused_us = node
@@ -728,9 +866,20 @@ impl World {
         );
     }
 
+    /// The members, and now and then any node.
+    fn whom_to_ask(&mut self) -> Vec<u64> {
+        let members = self.checker.membership().addresses.keys();
+        let members: Vec<u64> = members.map(|id| id.0).collect();
+        if members.is_empty() || self.rng.one_in(10) {
+            return self.ids();
+        }
+        members
+    }
+
     /// After something has happened to a node: those who wait for it may have answers.
     fn tell_clients(&mut self, id: u64) {
         let boot = self.boot(id);
+        self.judge(id);
         for n in 0..self.clients.list.len() {
             let Some(waiting) = &self.clients.list[n].waiting else {
                 continue;
@@ -778,6 +927,7 @@ impl World {
         for node in self.nodes.values().filter(|node| node.paused_until <= self.now) {
             checker::check_leader_is_heard(node, self.setup.election_timeout_ms);
         }
+        self.check_operator();
         let timeout_us = self.setup.request_timeout_ms * MS;
         for client in &self.clients.list {
             let Some(waiting) = &client.waiting else {
@@ -808,50 +958,72 @@ impl World {
         style.delay_us = (50, 500);
         (style.late_one_in, style.lost_one_in, style.twice_one_in) = (0, 0, 0);
         let now = self.now;
-        for id in 1..=self.setup.nodes {
+        for id in self.ids() {
             self.set_disk_pace(id, (100, MS));
             let node = self.node(id);
             node.set_drift(now, 0);
             node.disk.mend();
             node.paused_until = now;
-            let boot = node.boot;
-            if let Some(due) = node.disk.hurry(now) {
-                self.at(due, Event::Disk { node: id, boot });
-            }
+            let dues = node.disk.hurry(now);
+            self.expect_disk(id, dues);
             self.wake(id, now);
         }
     }
 
-    /// Within a bound, every node serves reads and writes.
+    /// Within a bound, all members vote and serve reads and writes.
     fn revive(&mut self) {
         self.clients.served_since = self.now;
-        let bound = RESTART_US + (15 * self.setup.election_timeout_ms + self.setup.request_timeout_ms) * MS;
+        let timeout_us = self.setup.election_timeout_ms * MS;
+        let each_us = 10 * timeout_us + 1000 * MS;
+        let bound = RESTART_US
+            + 15 * timeout_us
+            + self.setup.request_timeout_ms * MS
+            + each_us * self.nodes.len() as u64;
         let end = self.now + bound;
-        while (self.clients.served.len() as u64) < 2 * self.setup.nodes {
+        while !self.is_well() {
             assert!(
                 self.now < end,
                 "liveness: {} ms after the faults have stopped, only these nodes serve writes (false) and reads \
-                 (true): {:?}",
+                 (true): {:?}; committed is {:?}",
                 bound / MS,
-                self.clients.served
+                self.clients.served,
+                self.checker.membership()
             );
             self.run_until(self.now + 50 * MS);
         }
     }
 
-    /// Nobody asks for anything: soon all nodes have applied the same, and none waits.
+    /// Every member votes, comes with its own data folder, and serves reads and writes.
+    fn is_well(&self) -> bool {
+        let membership = self.checker.membership();
+        let is_itself = |(id, bound): (&NodeId, &u64)| self.nodes[&id.0].incarnation == *bound;
+        let served = |id: &u64, read| self.clients.served.contains(&(*id, read));
+        membership.outgoing.is_empty()
+            && membership.learners.is_empty()
+            && membership.incarnations.len() == membership.voters.len()
+            && membership.incarnations.iter().all(is_itself)
+            && self
+                .members()
+                .iter()
+                .all(|id| served(id, true) && served(id, false))
+    }
+
+    /// The members, as is committed.
+    fn members(&self) -> Vec<u64> {
+        let membership = self.checker.membership();
+        membership.addresses.keys().map(|id| id.0).collect()
+    }
+
+    /// Nobody asks for anything: soon all members have applied the same, and none waits. And nobody disturbs them.
     fn agree(&mut self) {
-        let end = self.now + 5 * self.setup.election_timeout_ms * MS;
+        let timeout_us = self.setup.election_timeout_ms * MS;
+        let (end, members, term) = (self.now + 5 * timeout_us, self.members(), self.newest_term());
         loop {
             self.run_until(self.now + 50 * MS);
-            let late: Vec<u64> = self
-                .nodes
-                .keys()
-                .copied()
-                .filter(|id| !self.has_settled(*id))
-                .collect();
+            let late = members.iter().filter(|id| !self.has_settled(**id));
+            let late: Vec<u64> = late.copied().collect();
             if late.is_empty() {
-                return;
+                break;
             }
             assert!(
                 self.now < end,
@@ -859,6 +1031,18 @@ impl World {
                  committed"
             );
         }
+        self.run_until(self.now + 3 * timeout_us);
+        assert!(
+            self.newest_term() == term,
+            "removed nodes disturb nobody: from {term} to {}, while nothing goes wrong",
+            self.newest_term()
+        );
+    }
+
+    fn newest_term(&self) -> Term {
+        let processes = self.nodes.values().filter_map(|node| node.process.as_ref());
+        let terms = processes.map(|process| process.machine.raft().term());
+        terms.max().unwrap_or_default()
     }
 
     fn has_settled(&self, id: u64) -> bool {
@@ -871,12 +1055,13 @@ impl World {
     /// data would have answered.
     fn wind_up(mut self) -> Report {
         self.is_over = true;
-        while self.clients.list.iter().any(|client| client.waiting.is_some()) {
+        while self.clients.list.iter().any(|client| client.waiting.is_some()) || self.operator.waits() {
             self.run_until(self.now + 50 * MS);
         }
         self.agree();
         let mut history = std::mem::take(&mut self.clients.history);
-        let machine = &self.nodes[&1].process.as_ref().expect("all nodes run").machine;
+        let node = &self.nodes[&self.members()[0]];
+        let machine = &node.process.as_ref().expect("all members run").machine;
         let count = |wanted: fn(Outcome) -> bool| history.iter().filter(|o| wanted(o.outcome)).count();
         let report = Report {
             simulated_us: self.now,
@@ -885,9 +1070,11 @@ impl World {
             unknown: count(|outcome| outcome == Outcome::Unknown),
             terms: machine.raft().term().0,
             entries: machine.applied().0.0,
+            changes: self.checker.memberships.len() - 1,
             undecided: 0,
             digest: self.digest ^ machine.applied().1,
         };
+        self.operator.check_changes(&self.checker.memberships);
         self.checker.check_log(&mut history);
         let undecided = checker::check_history(history);
         Report { undecided, ..report }

@@ -151,6 +151,26 @@ fn trap_3_4_a_voter_that_starts_again_withholds_its_vote() {
     assert!(world.raft(2).is_leader() || world.raft(3).is_leader());
 }
 
+/// The voter's next process may be configured otherwise: no answer of it counts before one has promised.
+#[test]
+fn a_promise_of_the_process_before_extends_no_lease() {
+    let mut world = with_leases(3);
+    world.isolate(3);
+    world.promises_lease = false;
+    world.crash(2);
+    world.restart(2);
+    world.connect(1, 2);
+    world.network.clear();
+    world.tick_one(1, LEASE_MS);
+    world.propose(1, "x").unwrap();
+    world
+        .network
+        .retain(|envelope| envelope.message.name() != "Heartbeat");
+    world.settle();
+    assert_eq!(world.commit_index(1), 2, "server 2 has answered");
+    assert_eq!(world.with(1, |raft| raft.lease_read()), None);
+}
+
 #[test]
 fn trap_3_9_a_transfer_ends_the_lease_for_the_term() {
     let mut world = with_leases(3);

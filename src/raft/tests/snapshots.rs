@@ -1,8 +1,8 @@
 //! Snapshots (Raft 7): what is dropped, sent, stored and installed, and what is lost on the way.
 
 use super::super::{
-    Entry, EntryId, Envelope, HardState, Index, InstallSnapshot, Membership, Message, NodeId, Payload,
-    ProposeError, Raft, Recovered, SnapshotHeader, Term, Ticks,
+    AppendEntriesResponse, Entry, EntryId, Envelope, HardState, Index, InstallSnapshot, Membership, Message,
+    NodeId, Payload, ProposeError, Raft, Recovered, SnapshotHeader, Term, Ticks, VoteResponse,
 };
 use super::world::{ELECTION_TIMEOUT_MS, HEARTBEAT_INTERVAL_MS, World, entries, membership, options};
 use crate::base::rng::Rng;
@@ -390,7 +390,7 @@ fn the_log_after_a_snapshot_under_way_is_kept() {
 
 /// A full log takes nothing more, at the leader and at a follower, until a snapshot frees it.
 #[test]
-fn a_full_log_waits_for_a_snapshot() {
+fn trap_3_26_a_full_log_waits_for_a_snapshot() {
     let mut world = World::new(3, 0);
     world.max_log_bytes = 300;
     (1..=3).for_each(|id| world.restart(id));
@@ -455,4 +455,85 @@ fn what_is_still_to_be_written_is_not_dropped() {
     );
     world.release_disk(1);
     assert_eq!(world.raft(1).status().log_durable, Index(4));
+}
+
+/// A snapshot may end in the midst of a change: both majorities elect and commit, and the next leader ends the change.
+#[test]
+fn trap_3_41_a_joint_configuration_in_a_snapshot_is_finished() {
+    let ids = |ids: &[u64]| ids.iter().copied().map(NodeId).collect();
+    let joint = Membership {
+        voters: ids(&[2]),
+        outgoing: ids(&[1, 2]),
+        ..Membership::default()
+    };
+    let recovered = Recovered {
+        hard_state: HardState {
+            term: Term(3),
+            vote: None,
+        },
+        snapshot: id(5, 3),
+        membership: joint,
+        membership_index: Index(5),
+        ..Recovered::default()
+    };
+    let mut raft = Raft::new(options(2, 0), recovered, Ticks(0));
+    raft.tick(raft.deadline());
+    for _ in 0..2 {
+        let asked = work(&mut raft);
+        assert!(!raft.is_leader(), "server 1 has to agree");
+        let (Message::PreVote(request) | Message::RequestVote(request)) = asked.message else {
+            panic!("{asked:?}");
+        };
+        let vote = VoteResponse {
+            round: request.round,
+            vote_granted: true,
+        };
+        let answer = match asked.message {
+            Message::PreVote(_) => Message::PreVoteResponse(vote),
+            _ => Message::RequestVoteResponse(vote),
+        };
+        step(&mut raft, asked.term.0, answer);
+    }
+    assert!(raft.is_leader());
+    let Message::AppendEntries(request) = work(&mut raft).message else {
+        panic!("no entries");
+    };
+    assert!(raft.status().membership.is_joint(), "nothing is committed yet");
+    let answer = AppendEntriesResponse {
+        session: request.session,
+        sequence: request.sequence,
+        prev_log_index: Index(5),
+        last_index: Index(6),
+        read_round: request.read_round,
+        conflict: None,
+        recovering: false,
+    };
+    step(&mut raft, 4, Message::AppendEntriesResponse(answer));
+    work(&mut raft);
+    let status = raft.status();
+    assert_eq!(
+        (status.membership.voters.clone(), status.commit_index),
+        (ids(&[2]), Index(7))
+    );
+    assert!(!status.membership.is_joint());
+}
+
+/// Does what there is to do, and gives back the last message to server 1.
+fn work(raft: &mut Raft) -> Envelope {
+    let mut last = None;
+    loop {
+        let ready = raft.ready();
+        if ready.is_empty() {
+            return last.expect("a message");
+        }
+        last = ready
+            .messages
+            .into_iter()
+            .filter(|envelope| !matches!(envelope.message, Message::Heartbeat(_)))
+            .next_back()
+            .or(last);
+        if ready.batch.is_some() {
+            raft.persisted();
+        }
+    }
 }

@@ -611,3 +611,54 @@ fn trap_3_25_batches_are_bounded_and_contiguous() {
         assert_eq!(world.commit_index(1), world.raft(1).status().last_log.index.0);
     }
 }
+
+/// A data folder that was put back to an earlier state has forgotten what it acknowledged: it ends too early, is of an
+/// earlier term than the leader's acknowledgement, and may hold what a dead leader never committed. Nothing of it is
+/// committed, and it counts for nothing until it has everything again.
+#[test]
+fn trap_3_38_a_data_folder_that_was_put_back_is_noticed() {
+    for (copy, term) in [(&[1][..], 2), (&[1], 1), (&[1, 1, 1, 1], 1), (&[1, 1, 1], 1)] {
+        let mut world = World::new(3, 0);
+        (1..=3).for_each(|id| world.preset(id, &[1]));
+        world.campaign(1);
+        world.settle();
+        world.propose(1, "x").unwrap();
+        world.settle();
+        world.pass(HEARTBEAT_INTERVAL_MS);
+        assert_eq!((world.terms(3), world.commit_index(3)), (vec![1, 2, 2], 3));
+        world.damaged = Some(3);
+        world.preset(3, copy);
+        world.preset_term(3, term);
+        world.tick(HEARTBEAT_INTERVAL_MS);
+        let heartbeat = take(&mut world, "Heartbeat", 3);
+        world.arrive(heartbeat);
+        let status = world.raft(3).status();
+        assert!(status.is_recovering, "{copy:?}");
+        assert_eq!(status.commit_index, Index(0), "{copy:?}");
+        world.pass(3 * ELECTION_TIMEOUT_MS);
+        assert!(!world.raft(3).status().is_recovering, "{copy:?}");
+        assert_eq!((world.terms(3), world.commit_index(3)), (vec![1, 2, 2], 3));
+    }
+}
+
+/// A write that never ends, as one that has failed before the process is gone: what is said waits for it, and nobody
+/// leads on the word of such a disk.
+#[test]
+fn trap_3_30_nobody_is_elected_on_the_word_of_a_disk_that_does_not_write() {
+    let mut world = World::with_leader(3);
+    world.crash(1);
+    world.server(2).disk.is_held = true;
+    world.server(3).disk.is_held = true;
+    world.pass(6 * ELECTION_TIMEOUT_MS);
+    assert_eq!(world.leader(), None);
+    assert!(
+        world.raft(2).term() > Term(1) || world.raft(3).term() > Term(1),
+        "one has tried"
+    );
+    world.release_disk(3);
+    world.pass(6 * ELECTION_TIMEOUT_MS);
+    assert_eq!(world.leader(), None, "its own vote counts, the other's waits");
+    world.release_disk(2);
+    world.pass(6 * ELECTION_TIMEOUT_MS);
+    assert!(world.leader().is_some());
+}
