@@ -66,6 +66,8 @@ struct Sum {
     terms: u64,
     changes: usize,
     undecided: usize,
+    installed: u64,
+    recoveries: u64,
 }
 
 fn main() -> ExitCode {
@@ -120,6 +122,8 @@ impl Sum {
         self.terms += report.terms;
         self.changes += report.changes;
         self.undecided += report.undecided;
+        self.installed += report.installed;
+        self.recoveries += report.recoveries;
     }
 
     fn tell(&self, begin: Instant) {

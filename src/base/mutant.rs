@@ -123,7 +123,10 @@ mod chosen {
     /// `MUTANT=VoteTwice cargo test --lib --features mutants`: does a test notice?
     fn named_in_environment() -> Option<Mutant> {
         let name = std::env::var("MUTANT").ok()?;
-        Mutant::ALL.iter().copied().find(|mutant| format!("{mutant:?}") == name)
+        Mutant::ALL
+            .iter()
+            .copied()
+            .find(|mutant| format!("{mutant:?}") == name)
     }
 
     /// Whether this bug was put in, on this thread.

@@ -241,6 +241,7 @@ pub fn open<F: Fs>(
         membership,
         entries: found.entries,
         recovering: found.recovering,
+        incarnation: found.identity.incarnation,
         ..raft::Recovered::default()
     };
     let mut store = Store::new();

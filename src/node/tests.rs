@@ -246,6 +246,7 @@ impl World {
             hard_state: found.hard_state,
             membership,
             entries: found.entries,
+            incarnation,
             ..Default::default()
         };
         let mut store = Store::new();

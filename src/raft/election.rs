@@ -59,7 +59,7 @@ impl Raft {
 
     pub(super) fn on_election_timeout(&mut self) {
         let id = self.options.id;
-        let may_campaign = !self.is_recovering() && !self.is_disk_stalled() && !self.has_promised_other(id);
+        let may_campaign = self.may_vote() && !self.is_disk_stalled() && !self.has_promised_other(id);
         if may_campaign && self.memberships.latest().is_voter(id) {
             self.campaign(Phase::PreVote, false);
         } else {
@@ -259,7 +259,7 @@ impl Raft {
         };
         let holds =
             self.log.holds(request.last_log) && self.durability.log_durable() >= request.last_log.index;
-        let holds = holds && !self.is_disk_stalled() && !self.is_recovering();
+        let holds = holds && !self.is_disk_stalled() && self.may_vote();
         if follower.leader == Some(from) && holds && self.memberships.latest().is_voter(self.options.id) {
             self.campaign(Phase::Vote, true);
         }

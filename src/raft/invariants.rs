@@ -306,7 +306,8 @@ impl Invariants {
             let folder = members.incarnations.get(&follower.id).copied();
             let key = (follower.id, members.contains(follower.id).then_some(folder));
             seen.match_index.insert(key, matched);
-            let other_folder = |known: &&(NodeId, Option<Option<u64>>)| known.0 == follower.id && **known != key;
+            let other_folder =
+                |known: &&(NodeId, Option<Option<u64>>)| known.0 == follower.id && **known != key;
             ensure(
                 matched == Index(0) || key.1.is_none() || !last_look.keys().any(|known| other_folder(&known)),
                 "nothing is known of a new data folder",
@@ -364,13 +365,7 @@ fn check_memberships(
         ensure(
             !leads_on || status.has_committed_in_term,
             "a change waits for an entry of the leader's term",
-            || {
-                format!(
-                    "leader {} of term {} appended {index}",
-                    raft.id(),
-                    raft.term()
-                )
-            },
+            || format!("leader {} of term {} appended {index}", raft.id(), raft.term()),
         )?;
         ensure(before.may_become(next), "a membership changes by steps", || {
             format!("server {}: {before:?} became {next:?} at {index}", raft.id())

@@ -23,7 +23,11 @@ impl Memberships {
     pub fn latest(&self) -> &Membership {
         // The history is never empty; an empty membership decides nothing and so is safe.
         static NONE: Membership = Membership::NONE;
-        let latest = mutant::pick(Mutant::MembershipOnCommit, self.history.last(), self.history.first());
+        let latest = mutant::pick(
+            Mutant::MembershipOnCommit,
+            self.history.last(),
+            self.history.first(),
+        );
         latest.map_or(&NONE, |(_, membership)| membership)
     }
 

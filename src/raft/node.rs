@@ -78,6 +78,8 @@ pub struct Recovered {
     pub recovering: bool,
     /// The entries after the snapshot.
     pub entries: Vec<Entry>,
+    /// The number that was made with the data folder; 0 where there is none.
+    pub incarnation: u64,
 }
 
 /// Why a proposal was not accepted. Nothing of it was appended.
@@ -120,6 +122,8 @@ pub struct Raft {
     pub(super) options: Options,
     pub(super) rng: Rng,
     pub(super) now: Ticks,
+    /// The data folder's number; 0 where there is none.
+    pub(super) incarnation: u64,
     pub(super) hard_state: HardState,
     pub(super) log: Log,
     pub(super) memberships: Memberships,
@@ -174,6 +178,7 @@ impl Raft {
             numbers: mutant::pick(Mutant::NumbersBeginAgain, rng.below(1 << 48), 0),
             rng,
             now,
+            incarnation: recovered.incarnation,
             hard_state: recovered.hard_state,
             durability: Durability::new(&log),
             log,
@@ -191,7 +196,11 @@ impl Raft {
             has_lost_entries: false,
             promise: Promise {
                 to: None,
-                until: mutant::pick(Mutant::PromiseForgotten, now.after(options.election_timeout_ms), now),
+                until: mutant::pick(
+                    Mutant::PromiseForgotten,
+                    now.after(options.election_timeout_ms),
+                    now,
+                ),
             },
             disk_busy_since: None,
             options,

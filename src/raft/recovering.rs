@@ -36,7 +36,16 @@ impl Raft {
     /// membership, be it as a learner (trap 3.43). Whoever counts on its vote has seen it hold such a membership; one
     /// that does not may be a member whose disk was wiped, asked by a server that does not know it yet (trap 3.37).
     pub(super) fn may_vote(&self) -> bool {
-        (!self.is_recovering() || mutant::is(Mutant::RecoveringVotes)) && self.memberships.latest().contains(self.options.id)
+        let is_whole = !self.is_recovering() || mutant::is(Mutant::RecoveringVotes);
+        is_whole && self.memberships.latest().contains(self.options.id) && !self.is_replacement()
+    }
+
+    /// Whether the member of this number is another data folder, as far as the log here says. A server that was wiped
+    /// or removed and came back passes through its own past while it fetches the log: there it is a voter, and is not
+    /// the one who was meant. A server that lags behind could win an election with such votes (trap 3.37).
+    pub(super) fn is_replacement(&self) -> bool {
+        let bound = self.memberships.latest().incarnations.get(&self.options.id);
+        self.incarnation > 0 && bound.is_some_and(|bound| *bound != self.incarnation)
     }
 
     pub(super) fn begin_recovery(&mut self) {

@@ -305,13 +305,13 @@ fn request(key: &str, action: Action, rng: &mut Rng) -> node::Operation {
     })
 }
 
-/// Something that the history can't judge: keys that expire, long values, all keys, hand-overs.
+/// Something that the history can't judge: keys that expire, long values, all keys, snapshots, hand-overs.
 fn other(nodes: &[u64], rng: &mut Rng) -> node::Operation {
     let key = Bytes::from(format!("other{}", rng.below(5)));
     // Some are longer than a page of the disk.
     let longest = if rng.one_in(8) { 12_000 } else { 600 };
     let value = Bytes::from("x".repeat(rng.below(longest) as usize));
-    let write = match rng.below(8) {
+    let write = match rng.below(9) {
         0..3 => Command::Set {
             key,
             value,
@@ -333,6 +333,7 @@ fn other(nodes: &[u64], rng: &mut Rng) -> node::Operation {
                 ReadMode::Quorum,
             );
         }
+        7 => return node::Operation::Snapshot,
         _ => {
             let target = NodeId(nodes[rng.below(nodes.len() as u64) as usize]);
             return node::Operation::Transfer(Some(target).filter(|_| rng.one_in(2)));

@@ -399,6 +399,11 @@ impl Disk {
         self.is_damaged || self.was_asked_to_rebuild || self.rejected != Written::No || self.is_recovering
     }
 
+    /// Whether the node has not fetched again what it has lost.
+    pub fn is_recovering(&self) -> bool {
+        self.is_recovering || self.rejected != Written::No
+    }
+
     /// Takes a job. If it is the only one of its lane, it begins now; until when.
     pub fn push(&mut self, job: Job, now: u64, rng: &mut Rng) -> Option<u64> {
         let lane = job.lane();

@@ -1,6 +1,8 @@
 //! What goes wrong in a world, by itself and by its operator: links, connections, processes, disks and clocks.
 
 use raftline::base::rng::Rng;
+use raftline::node::{Operation, Request, Submission};
+use raftline::raft::NodeId;
 
 use super::{Event, MS, Mark, World};
 use crate::disk::End;
@@ -28,6 +30,10 @@ pub enum Fault {
     HungDisk,
     FailingDisk,
     FullDisk,
+    /// A node ends, and bits of its log or of a snapshot flip before it starts again.
+    Damage,
+    /// A node is to throw away what it has and to fetch it anew.
+    Rebuild,
     Pause,
     Jump,
     /// A clock runs faster or slower.
@@ -39,9 +45,13 @@ pub enum Fault {
     PausedLeader,
     /// All connections of the leader end as if its process had, and perhaps it is cut off: another may lead at once.
     Reset,
+    /// The leader and one follower, whose disk hangs, are cut off from all others.
+    Pair,
+    /// What was said long ago is heard again, perhaps by the next process.
+    Echo,
 }
 
-const FAULTS: [Fault; 22] = [
+const FAULTS: [Fault; 26] = [
     Fault::CutOneWay,
     Fault::CutBothWays,
     Fault::Isolate,
@@ -58,12 +68,16 @@ const FAULTS: [Fault; 22] = [
     Fault::HungDisk,
     Fault::FailingDisk,
     Fault::FullDisk,
+    Fault::Damage,
+    Fault::Rebuild,
     Fault::Pause,
     Fault::Jump,
     Fault::Drift,
     Fault::SlowLeader,
     Fault::PausedLeader,
     Fault::Reset,
+    Fault::Pair,
+    Fault::Echo,
 ];
 
 /// The kinds of faults of one world: each as it is `chosen`, and what ends some of them.
@@ -98,6 +112,8 @@ impl World {
                 self.harm_disk(fault, id);
                 self.node(other).disk.mend();
             }
+            Fault::Damage => self.damage(id),
+            Fault::Rebuild => self.rebuild(id),
             Fault::Pause => {
                 let pause = self.rng.below(3000) * MS;
                 self.pause(id, pause);
@@ -112,6 +128,8 @@ impl World {
             }
             Fault::SlowLeader => self.slow_leader(leader.unwrap_or(id)),
             Fault::Reset => self.reset(leader.unwrap_or(id)),
+            Fault::Pair => self.pair(leader.unwrap_or(id), other),
+            Fault::Echo => self.echo(id),
             Fault::PausedLeader => {
                 let id = leader.unwrap_or(id);
                 let timeout_us = self.setup.election_timeout_ms * MS;
@@ -238,6 +256,39 @@ impl World {
         }
     }
 
+    /// What the follower takes from this leader is not on its disk when it takes something else from the next one.
+    fn pair(&mut self, leader: u64, follower: u64) {
+        for other in self.ids() {
+            for one in [leader, follower]
+                .into_iter()
+                .filter(|_| other != leader && other != follower)
+            {
+                self.network.cut(one, other);
+                self.network.cut(other, one);
+            }
+        }
+        self.clients.gather(leader);
+        let timeout_us = self.setup.election_timeout_ms * MS;
+        let hang_us = 2 * timeout_us + self.rng.below(3 * timeout_us);
+        if self.boot(follower).is_some() {
+            let dues = self.node(follower).disk.hang(hang_us);
+            self.expect_disk(follower, dues);
+        }
+        self.after(timeout_us, 3 * timeout_us, Event::Heal);
+    }
+
+    /// Only where the network may do so.
+    fn echo(&mut self, to: u64) {
+        if self.rng.one_in(2) {
+            self.end_some(Fault::Kill, to);
+        }
+        for packet in self.network.said_to(to) {
+            if self.rng.one_in(2) {
+                self.after(0, 3000 * MS, Event::Arrive(Box::new(packet)));
+            }
+        }
+    }
+
     fn harm_disk(&mut self, fault: Fault, id: u64) {
         if self.boot(id).is_none() {
             return;
@@ -255,6 +306,74 @@ impl World {
                 self.expect_disk(id, dues);
             }
         }
+    }
+
+    /// Whether a quorum of the voters, of every membership that may be in force, still has what it acknowledged when this
+    /// node has lost it too.
+    pub(super) fn bears_loss_of(&self, id: u64) -> bool {
+        let processes = self.nodes.values().filter_map(|node| node.process.as_ref());
+        let latest = processes.map(|process| process.machine.raft().status().membership);
+        self.is_quiet()
+            && std::iter::once(self.checker.membership())
+                .chain(latest)
+                .all(|membership| {
+                    let lacks = |voter: &&NodeId| {
+                        let node = &self.nodes[&voter.0];
+                        let bound = membership.incarnations.get(voter);
+                        let is_wiped = bound.map_or(node.life > 0, |bound| *bound != node.incarnation);
+                        voter.0 == id || is_wiped || node.disk.is_impaired()
+                    };
+                    let lacking = membership.voters.iter().filter(lacks).count();
+                    !membership.is_joint()
+                        && (membership.voters.is_empty() || 2 * lacking < membership.voters.len())
+                })
+    }
+
+    fn damage(&mut self, id: u64) {
+        // A damaged node looks into its configuration for others to fetch from, if it finds nobody in its log.
+        if self.nodes[&id].bootstrap.voters.len() < 2 || self.nodes[&id].is_retired || !self.bears_loss_of(id)
+        {
+            return;
+        }
+        self.note_loss();
+        if self.boot(id).is_some() {
+            let end = if self.rng.one_in(2) {
+                End::PowerFailed
+            } else {
+                End::Killed
+            };
+            self.end(id, end);
+        }
+        for _ in 0..1 + self.rng.below(3) {
+            let (node, rng) = (self.nodes.get_mut(&id).expect("a node"), &mut self.rng);
+            if let Some((path, at)) = node.disk.flip_bit(rng) {
+                self.say(Mark::Fault, |_| {
+                    format!("a bit flips in byte {at} of {}", path.display())
+                });
+            }
+        }
+    }
+
+    fn rebuild(&mut self, id: u64) {
+        let Some(boot) = self.boot(id).filter(|_| self.bears_loss_of(id)) else {
+            return;
+        };
+        self.note_loss();
+        self.node(id).disk.was_asked_to_rebuild = true;
+        let (answers, _) = tokio::sync::mpsc::unbounded_channel();
+        let operation = Operation::Rebuild;
+        let requests = vec![Request { ticket: 0, operation }];
+        let submission = Submission { requests, answers };
+        let node = id;
+        self.after(
+            50,
+            2 * MS,
+            Event::Submit {
+                node,
+                boot,
+                submission,
+            },
+        );
     }
 
     fn end_some(&mut self, fault: Fault, id: u64) {

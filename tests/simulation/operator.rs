@@ -29,6 +29,11 @@ pub struct Operator {
     asks: Vec<Ask>,
     /// How many voters it wants.
     size: u64,
+    /// Whether it takes voters out of a membership in which all is well.
+    removes: bool,
+    /// When it last asked for that, and when a data folder was last lost.
+    removed_at: u64,
+    lost_at: u64,
     /// How often it asked for an addition, each with an address of its own.
     additions: u64,
     /// What it was told, and of what it knows nothing, of additions by their address, of removals by the node.
@@ -75,6 +80,9 @@ impl Operator {
             pause_us: [None, Some(300 * MS), Some(1000 * MS), Some(3000 * MS)][rng.below(4) as usize],
             asks: Vec::new(),
             size: 1 + rng.below(VOTERS_MAX),
+            removes: !rng.one_in(3),
+            removed_at: 0,
+            lost_at: 0,
             additions: 0,
             told: BTreeMap::new(),
         }
@@ -185,12 +193,12 @@ impl World {
         let voters = self.checker.membership().voters.len() as u64;
         match self.rng.below(16) {
             0..6 if voters < self.operator.size => self.add_node(),
-            0..6 if voters > self.operator.size => {
+            0..6 if voters > self.operator.size && self.may_remove() => {
                 self.ask(Wish::Change(MembershipChange::Remove(NodeId(member))));
             }
-            6 => self.ask(Wish::Change(MembershipChange::Remove(NodeId(any)))),
+            6 if self.may_remove() => self.ask(Wish::Change(MembershipChange::Remove(NodeId(any)))),
             7 => self.ask(Wish::Change(MembershipChange::Promote(NodeId(any)))),
-            8 => self.ask_to_add(any),
+            8 if !self.nodes[&any].is_retired && self.may_remove() => self.ask_to_add(any),
             9 => {
                 let target = Some(NodeId(any)).filter(|_| self.rng.one_in(2));
                 self.ask(Wish::Transfer(target));
@@ -199,6 +207,16 @@ impl World {
             11..14 => self.wipe_member(member),
             _ => self.mend_members(),
         }
+    }
+
+    /// Not just after a data folder was lost: the leader does not know yet that this voter is not to be counted on.
+    fn may_remove(&mut self) -> bool {
+        let timeout_us = self.setup.election_timeout_ms * MS;
+        let may = self.operator.removes && self.operator.lost_at + timeout_us <= self.now;
+        if may {
+            self.operator.removed_at = self.now;
+        }
+        may
     }
 
     /// A node that was never there, or one that was removed and begins anew; or that one is switched off.
@@ -241,15 +259,10 @@ impl World {
 
     /// A member loses its data folder, if the others can bear it: they know that it is another one that comes back.
     fn wipe_member(&mut self, id: u64) {
-        let membership = self.checker.membership();
-        let lost = |id: &NodeId| {
-            let bound = membership.incarnations.get(id);
-            bound.is_none_or(|bound| *bound != self.nodes[&id.0].incarnation)
-        };
-        let wiped = membership.voters.iter().filter(|id| lost(id)).count();
-        let most = membership.voters.len().saturating_sub(1) / 2;
-        let bears = membership.learners.contains(&NodeId(id)) || wiped < most;
-        if !bears || lost(&NodeId(id)) || membership.is_joint() || self.operator.waits_for(id) {
+        let committed = self.checker.membership();
+        let bound = committed.incarnations.get(&NodeId(id));
+        let bears = bound == Some(&self.nodes[&id].incarnation) && self.bears_loss_of(id);
+        if !bears || self.operator.waits_for(id) {
             return;
         }
         let others = self
@@ -270,7 +283,20 @@ impl World {
             Membership::default()
         };
         self.say(Mark::Fault, |_| format!("the data folder of node {id} is wiped"));
+        self.note_loss();
         self.replace_disk(id, bootstrap);
+    }
+
+    /// Whether no change that takes voters out, of those asked for before, may still be begun.
+    pub(super) fn is_quiet(&self) -> bool {
+        let timeout_us = (self.setup.request_timeout_ms + self.setup.election_timeout_ms) * MS;
+        let quiet_at = self.operator.removed_at + node::slowest_us(timeout_us, self.setup.drift_max_ppm);
+        self.operator.removed_at == 0 || quiet_at <= self.now
+    }
+
+    /// What a voter had is lost now.
+    pub(super) fn note_loss(&mut self) {
+        self.operator.lost_at = self.now;
     }
 
     fn switch_off(&mut self, id: u64) {
@@ -293,17 +319,21 @@ impl World {
         let is_lost = |id: &NodeId| {
             let bound = membership.incarnations.get(id);
             let incarnation = self.nodes[&id.0].incarnation;
-            bound.is_some_and(|bound| *bound != incarnation) && !self.operator.waits_for(id.0)
+            bound.is_some_and(|bound| *bound != incarnation)
         };
+        // Who asked a node that hears nobody is not answered soon, and asks another one.
+        let patience_us = (self.setup.election_timeout_ms + self.setup.request_timeout_ms) * MS;
+        let waiting = self.operator.asks.iter();
+        let waiting = waiting.filter(|ask| self.now - ask.since < patience_us).count();
         let lost = membership.addresses.keys().copied().find(is_lost);
-        if let Some(id) = lost.filter(|_| self.operator.asks.len() < ASKS_MAX) {
+        if let Some(id) = lost.filter(|_| waiting < ASKS_MAX / 2) {
             self.ask_to_add(id.0);
         }
     }
 
     fn ask_to_add(&mut self, id: u64) {
         self.operator.additions += 1;
-        let voter = self.rng.one_in(3);
+        let voter = self.rng.one_in(3) && !self.is_calm;
         let (id, addresses) = (NodeId(id), node::addresses(id, self.operator.additions));
         self.ask(Wish::Change(MembershipChange::Add { id, addresses, voter }));
     }

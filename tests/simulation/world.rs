@@ -114,6 +114,9 @@ pub struct Report {
     pub entries: u64,
     /// Changes of the membership that were committed.
     pub changes: usize,
+    /// Snapshots that were installed, and nodes that had to fetch everything again.
+    pub installed: u64,
+    pub recoveries: u64,
     /// Keys whose history is too tangled to be judged.
     pub undecided: usize,
     /// Of everything that happened, and when.
@@ -553,18 +556,16 @@ impl World {
         self.say_sent(&envelope);
         let (boot, lives) = (self.nodes[&to].boot, self.lives(from, to));
         for time in self.network.arrivals(self.now, from, to, &mut self.rng) {
-            let body = Body::Message(envelope.clone());
-            self.at(
-                time,
-                Event::Arrive(Box::new(Packet {
-                    from,
-                    to,
-                    boot,
-                    lives,
-                    connection,
-                    body,
-                })),
-            );
+            let packet = Packet {
+                from,
+                to,
+                boot,
+                lives,
+                connection,
+                body: Body::Message(envelope.clone()),
+            };
+            self.network.remember(&packet, &mut self.rng);
+            self.at(time, Event::Arrive(Box::new(packet)));
         }
     }
 
@@ -788,7 +789,7 @@ impl World {
         let boot = node.boot;
         self.say(Mark::Process, |world| {
             let disk = &world.nodes[&id].disk;
-            let recovering = if disk.is_impaired() {
+            let recovering = if disk.is_recovering() {
                 "; it is recovering"
             } else {
                 ""
@@ -1002,6 +1003,10 @@ impl World {
             && membership.learners.is_empty()
             && membership.incarnations.len() == membership.voters.len()
             && membership.incarnations.iter().all(is_itself)
+            && membership
+                .voters
+                .iter()
+                .all(|id| !self.nodes[&id.0].disk.is_recovering())
             && self
                 .members()
                 .iter()
@@ -1071,6 +1076,8 @@ impl World {
             terms: machine.raft().term().0,
             entries: machine.applied().0.0,
             changes: self.checker.memberships.len() - 1,
+            installed: self.nodes.values().map(|node| node.disk.installed).sum(),
+            recoveries: self.nodes.values().map(|node| node.disk.recoveries).sum(),
             undecided: 0,
             digest: self.digest ^ machine.applied().1,
         };

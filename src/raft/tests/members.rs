@@ -417,6 +417,42 @@ fn trap_3_37_a_server_that_knows_no_membership_grants_no_vote() {
     assert!(!world.network.iter().any(grants));
 }
 
+/// Servers 3 and 4 do not hear how 5 is removed, wiped and added again. While 5 fetches the log it passes through the
+/// membership in which it, with its old data folder, was a voter: what it says there would be the third vote.
+#[test]
+fn trap_3_37_a_server_that_passes_through_its_own_past_grants_no_vote() {
+    let mut world = bound(5);
+    let folder = world.servers[&5].incarnation;
+    world.wipe(5);
+    world.servers.get_mut(&5).unwrap().disk = world.servers[&3].disk.clone();
+    assert_ne!(world.servers[&5].incarnation, folder);
+    world.restart(5);
+    assert!(members(&world, 5).voters.contains(&NodeId(5)));
+    world.network.clear();
+    let last_log = world.raft(3).status().last_log;
+    let request = RequestVote {
+        round: 1,
+        last_log,
+        leadership_transfer: true,
+    };
+    for message in [Message::PreVote(request), Message::RequestVote(request)] {
+        world.with(5, |raft| {
+            raft.step(Envelope {
+                from: NodeId(3),
+                to: NodeId(5),
+                term: Term(9),
+                request_id: 0,
+                message,
+            });
+        });
+    }
+    assert_eq!(world.network.len(), 2);
+    assert!(!world.network.iter().any(grants));
+    world.network.clear();
+    world.campaign(5);
+    assert!(world.network.is_empty(), "nor does it ask for votes");
+}
+
 /// A learner is made a voter when it has caught up, by itself; before, it is refused with the reason, and what is
 /// committed does not wait for it.
 #[test]

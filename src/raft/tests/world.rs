@@ -525,6 +525,7 @@ impl World {
             membership_index: header.membership_index,
             entries,
             recovering: server.disk.recovering,
+            incarnation: server.incarnation,
         };
         server.applied = applied(&self.said, &snapshot);
         server.raft = Some(Raft::new(options, recovered, server.clock));
