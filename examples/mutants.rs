@@ -3,7 +3,11 @@
 //! ```sh
 //! cargo run --release --features mutants --example mutants            # writes docs/mutation-table.md
 //! cargo run --release --features mutants --example mutants -- --only ReadWithoutQuorum
+//! cargo run --release --features mutants --example mutants -- --resume --seconds 60
 //! ```
+//!
+//! The table is written after each bug. With `--resume` what it says was found is not looked for again, so it can be
+//! made in several goes. First some worlds run without a bug: they must not show one.
 //!
 //! It fails if the worlds of `--seeds` seeds do not show a bug: then the simulation is too kind, or the bug is none.
 #![allow(
@@ -14,7 +18,7 @@
 )]
 
 use std::cell::RefCell;
-use std::fmt::Write;
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -47,13 +51,22 @@ struct Arguments {
     /// How many bugs are looked for at the same time.
     #[arg(long, default_value_t = std::thread::available_parallelism().map_or(1, usize::from))]
     jobs: usize,
-    /// Only the bugs whose name contains one of these, with commas between; no table is written.
+    /// No bug is looked for longer than this.
+    #[arg(long, default_value_t = 3600)]
+    seconds: u64,
+    /// Keep the rows of the table whose bug was found.
+    #[arg(long)]
+    resume: bool,
+    /// Only the bugs whose name contains one of these, with commas between; no table is written without `--resume`.
     #[arg(long)]
     only: Option<String>,
 }
 
-/// The seed that showed a bug, and the property that did not hold.
-type Found = Option<(u64, String)>;
+/// Worlds that run without a bug.
+const SOUND_WORLDS: u64 = 60;
+
+/// The rows of the table, by bug.
+type Rows = BTreeMap<String, String>;
 
 const TABLE: &str = "docs/mutation-table.md";
 
@@ -67,67 +80,104 @@ fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|info| {
         SAID.set(text_of(info.payload()));
     }));
+    for seed in 0..SOUND_WORLDS {
+        assert!(
+            run(seed).is_none(),
+            "seed {seed} fails without a bug: {}",
+            SAID.take()
+        );
+    }
+    let rows = if arguments.resume {
+        rows_found()
+    } else {
+        Rows::new()
+    };
     let is_wanted = |mutant: &&Mutant| {
         let only = arguments.only.as_deref().unwrap_or("");
-        only.split(',').any(|name| format!("{mutant:?}").contains(name))
+        let name = format!("{mutant:?}");
+        only.split(',').any(|part| name.contains(part)) && !rows.contains_key(&name)
     };
     let wanted: Vec<Mutant> = Mutant::ALL.iter().filter(is_wanted).copied().collect();
     let begin = Instant::now();
-    let found = search(&wanted, arguments.seeds, arguments.jobs);
-    let missed = found.iter().filter(|found| found.is_none()).count();
+    let missed = search(&wanted, rows, &arguments);
     println!(
         "{} of {} bugs found in {:.0} s",
         wanted.len() - missed,
         wanted.len(),
         begin.elapsed().as_secs_f64()
     );
-    if arguments.only.is_none() {
-        std::fs::write(TABLE, table(&wanted, &found, arguments.seeds)).expect("the table can be written");
-    }
     if missed > 0 {
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
 }
 
-/// Looks for each bug, `jobs` at a time.
-fn search(wanted: &[Mutant], seeds: u64, jobs: usize) -> Vec<Found> {
+/// The rows of the table that is there, but for the bugs that were missed.
+fn rows_found() -> Rows {
+    let text = std::fs::read_to_string(TABLE).unwrap_or_default();
+    let row = |line: &str| {
+        let name = line.strip_prefix("| ")?.split(' ').next()?.to_string();
+        let is_one = Mutant::ALL.iter().any(|mutant| format!("{mutant:?}") == name);
+        (is_one && !line.contains("| missed")).then(|| (name, line.to_string()))
+    };
+    text.lines().filter_map(row).collect()
+}
+
+/// Looks for each bug, some at a time, and writes the table after each. How many were missed.
+fn search(wanted: &[Mutant], rows: Rows, arguments: &Arguments) -> usize {
     let next = AtomicUsize::new(0);
-    let found = Mutex::new(vec![None; wanted.len()]);
+    let missed = AtomicUsize::new(0);
+    let rows = Mutex::new(rows);
+    let writes = arguments.resume || arguments.only.is_none();
     std::thread::scope(|scope| {
-        for _ in 0..jobs {
+        for _ in 0..arguments.jobs {
             scope.spawn(|| {
-                loop {
-                    let n = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(mutant) = wanted.get(n) else {
-                        return;
-                    };
+                while let Some(mutant) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let begin = Instant::now();
-                    let one = find(*mutant, seeds);
+                    let (found, seeds) = find(*mutant, arguments);
                     let seconds = begin.elapsed().as_secs_f64();
-                    match &one {
-                        Some((seed, property)) => {
-                            println!("{mutant:?}: seed {seed}, {seconds:.1} s: {property}");
+                    let (property, needed) = match found {
+                        Some(property) => (property, seeds.to_string()),
+                        None => {
+                            missed.fetch_add(1, Ordering::Relaxed);
+                            (String::new(), format!("missed in {seeds}"))
                         }
-                        None => println!("{mutant:?}: MISSED by {seeds} seeds, {seconds:.1} s"),
+                    };
+                    println!("{mutant:?}: {needed}, {seconds:.1} s: {property}");
+                    let (area, what) = mutant.describe();
+                    let row = format!("| {mutant:?} | `{area}` | {what} | {property} | {needed} |");
+                    let mut rows = rows.lock().expect("nobody panics with it");
+                    rows.insert(format!("{mutant:?}"), row);
+                    if writes {
+                        std::fs::write(TABLE, table(&rows)).expect("the table can be written");
                     }
-                    found.lock().expect("nobody panics with it")[n] = one;
                 }
             });
         }
     });
-    found.into_inner().expect("nobody panics with it")
+    missed.into_inner()
 }
 
-fn find(mutant: Mutant, seeds: u64) -> Found {
+/// Which property the bug breaks, and after how many worlds; or in how many it was not seen.
+fn find(mutant: Mutant, arguments: &Arguments) -> (Option<String>, u64) {
     mutant::choose(Some(mutant));
-    for seed in 0..seeds {
-        let nodes = [3, 5, 7][(seed % 3) as usize];
-        if world::run_named(seed, nodes, false).is_err() {
-            return Some((seed, property(&SAID.take())));
+    let begin = Instant::now();
+    for seed in 0..arguments.seeds {
+        if begin.elapsed().as_secs() >= arguments.seconds {
+            return (None, seed);
+        }
+        if let Some(property) = run(seed) {
+            return (Some(property), seed + 1);
         }
     }
-    None
+    (None, arguments.seeds)
+}
+
+/// Runs one world, and says which property did not hold.
+fn run(seed: u64) -> Option<String> {
+    let nodes = [3, 5, 7][(seed % 3) as usize];
+    let result = world::run_named(seed, nodes, false);
+    result.is_err().then(|| property(&SAID.take()))
 }
 
 /// The name of the property that did not hold; of an assertion of the nodes themselves, what it says.
@@ -138,22 +188,21 @@ fn property(said: &str) -> String {
     name.chars().take(CHARS_MAX).collect()
 }
 
-fn table(mutants: &[Mutant], found: &[Found], seeds: u64) -> String {
-    let mut text = format!(
-        "# Mutation table\n\n\
+fn table(rows: &Rows) -> String {
+    let mut text = "# Mutation table\n\n\
          Known bugs, each put into the nodes by a switch of `base::mutant`, and what the simulation makes of them:\n\
          which property was found not to hold, and how many worlds had to run until then, of 3, 5 and 7 nodes in\n\
-         turn, at most {seeds}. Written by\n\n\
+         turn. Written by\n\n\
          ```sh\ncargo run --release --features mutants --example mutants\n```\n\n\
-         | bug | where | what is wrong | found by | seeds |\n| --- | --- | --- | --- | --- |\n"
-    );
-    for (mutant, found) in mutants.iter().zip(found) {
-        let (area, what) = mutant.describe();
-        let (property, needed) = match found {
-            Some((seed, property)) => (property.as_str(), (seed + 1).to_string()),
-            None => ("", "missed".into()),
-        };
-        let _ = writeln!(text, "| {mutant:?} | `{area}` | {what} | {property} | {needed} |");
+         `--resume --seconds 60` goes on with those that are missing, for a minute each.\n\n\
+         | bug | where | what is wrong | found by | worlds |\n| --- | --- | --- | --- | --- |\n"
+        .to_string();
+    for row in Mutant::ALL
+        .iter()
+        .filter_map(|mutant| rows.get(&format!("{mutant:?}")))
+    {
+        text.push_str(row);
+        text.push('\n');
     }
     text
 }

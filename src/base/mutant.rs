@@ -55,6 +55,33 @@ mutants! {
     ReplacedWriteCounts "raft/ready" "A write to the disk counts for entries that were replaced meanwhile",
     AnswerOutlivesTerm "raft/ready" "An answer that waits for the disk is sent although the term has changed",
     ApplyUncommitted "raft/node" "Entries are applied as soon as they are in the log",
+    NoJointStep "raft/reconfigure" "The voters change by one entry, without a joint configuration",
+    JointEndsAtOnce "raft/reconfigure" "A joint configuration is left before it is committed",
+    ChangeBeforeNoop "raft/reconfigure" "A leader changes the membership before an entry of its term is committed",
+    ChangeWhileChanging "raft/reconfigure" "A change of the membership begins while another one is not finished",
+    OutgoingIgnored "raft/quorum" "In a joint configuration the new voters decide alone",
+    LearnerCounts "raft/quorum" "What a learner holds and confirms counts as a voter's",
+    MembershipOnCommit "raft/membership" "A membership is in force when it is applied, not when it is appended",
+    MembershipStays "raft/follower" "A membership whose entry was replaced stays in force",
+    RemovedLeaderStays "raft/reconfigure" "A leader that was removed goes on leading",
+    WipedIsThought "raft/reconfigure" "What a member acknowledged is believed of its next data folder",
+    WipedIsLetIn "transport/members" "A member is let in with another data folder than its own",
+    RecoveringVotes "raft/recovering" "A server that may lack what it acknowledged votes",
+    RecoveringCounts "raft/leader" "A server that may lack what it acknowledged counts for quorums",
+    RecoveringKeepsMatch "raft/recovering" "What a server acknowledged before it lost its log is still believed",
+    RecoveryEndsEarly "raft/recovering" "A server has recovered when it knows what it lacks, not when it has it",
+    InstallKeepsConflict "raft/log" "An installed snapshot keeps a log that says something else at its last entry",
+    InstallKeepsDurable "raft/ready" "What was durable of a log counts after a snapshot has taken its place",
+    OldSnapshotInstalled "raft/snapshot" "A snapshot is installed where more is committed already",
+    UnwrittenDropped "raft/snapshot" "Entries that are not on the disk yet are dropped from the log for a snapshot",
+    SnapshotOfLaterMembership "raft/snapshot" "A snapshot names the latest membership, not the one at its last entry",
+    SnapshotAhead "node/compaction" "A snapshot claims to hold what is committed and not applied yet",
+    ChunkOutOfOrder "node/transfer" "A chunk of a snapshot is taken whatever its number",
+    LeaseOutlivesTransfer "raft/lease" "A leader reads by its lease while and after it hands over",
+    LeaseFromAnswer "raft/lease" "A lease runs from the answer, not from the question",
+    NoDriftMargin "raft/lease" "A lease is as long as the promise, whatever the clocks",
+    PromiseEndsWithTerm "raft/node" "A voter forgets its promise with a greater term",
+    PromiseForgotten "raft/node" "A voter forgets its promise with a restart",
     ReadWithoutQuorum "raft/read" "A leader answers reads without asking whether it still leads",
     ReadBeforeFirstCommit "raft/read" "A new leader answers reads before it knows what is committed",
     ReadRoundReused "raft/read" "A read is confirmed by answers to a question asked before it",
@@ -90,7 +117,16 @@ mod chosen {
     use super::Mutant;
 
     thread_local! {
-        static CHOSEN: Cell<Option<Mutant>> = const { Cell::new(None) };
+        static CHOSEN: Cell<Option<Mutant>> = Cell::new(named_in_environment());
+    }
+
+    /// `MUTANT=VoteTwice cargo test --lib --features mutants`: does a test notice?
+    fn named_in_environment() -> Option<Mutant> {
+        let name = std::env::var("MUTANT").ok()?;
+        Mutant::ALL
+            .iter()
+            .copied()
+            .find(|mutant| format!("{mutant:?}") == name)
     }
 
     /// Whether this bug was put in, on this thread.

@@ -9,6 +9,7 @@ use super::host::{Host, SnapshotEvent};
 use super::machine::Machine;
 use super::transfer::Received;
 use super::waiters::Local;
+use crate::base::mutant::{self, Mutant};
 use crate::kv::{Code, Reply};
 use crate::raft::{EntryId, Index, SnapshotHeader, Ticks};
 use crate::storage::Committed;
@@ -138,7 +139,9 @@ impl<C> Machine<C> {
     }
 
     fn begin_snapshot(&mut self, host: &mut impl Host<CallId = C>) {
-        let Some(header) = self.raft.snapshot_header(Index(self.store.applied())) else {
+        let applied = Index(self.store.applied());
+        let upto = mutant::pick(Mutant::SnapshotAhead, applied, self.raft.status().commit_index);
+        let Some(header) = self.raft.snapshot_header(upto) else {
             self.compaction.not_before = self.now.ticks.after(RETRY_MS);
             let text = "no snapshot can be taken at the moment; try again later";
             return self.compaction.answer_all(&Reply::error(Code::TryAgain, text));

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use crate::base::mutant::{self, Mutant};
 use crate::kv::{Restore, RestoreError, Store, View};
 use crate::raft::{EntryId, Envelope, Index, InstallSnapshot, InstallSnapshotResponse, Message, NodeId};
 use crate::raft::{SnapshotHeader, Term};
@@ -275,7 +276,7 @@ impl<F: Fs> Incoming<F> {
             }
         }
         let received = match &self.transfer {
-            Some(transfer) if transfer.parts.is_some() && transfer.next_chunk == chunk => {
+            Some(transfer) if transfer.parts.is_some() && transfer.is_next(chunk) => {
                 self.take(&data, done)?
             }
             _ => None,
@@ -345,6 +346,10 @@ impl<F: Fs> Incoming<F> {
 }
 
 impl<F: Fs> Transfer<F> {
+    fn is_next(&self, chunk: u64) -> bool {
+        chunk == self.next_chunk || mutant::is(Mutant::ChunkOutOfOrder)
+    }
+
     /// Whether a chunk of this term and snapshot was sent before those of this transfer: a leader's snapshots only
     /// grow.
     fn is_before(&self, term: Term, last: EntryId) -> bool {

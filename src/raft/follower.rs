@@ -163,7 +163,9 @@ impl Raft {
             Ok(None) => {}
             Ok(Some(changed)) => {
                 self.durability.log_changed_from(changed);
-                self.memberships.truncate(changed);
+                if !mutant::is(Mutant::MembershipStays) {
+                    self.memberships.truncate(changed);
+                }
                 self.note_memberships(changed);
             }
         }

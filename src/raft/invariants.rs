@@ -194,6 +194,14 @@ impl Invariants {
             "Leader Append-Only",
             || format!("the log of leader {id} begins after {base}, which it did not hold"),
         )?;
+        ensure(
+            raft.snapshot().membership_index <= last.index,
+            "a snapshot has the membership of its last entry",
+            || {
+                let index = raft.snapshot().membership_index;
+                format!("server {id} has a snapshot of {last} with the membership of {index}")
+            },
+        )?;
         let dropped = (base.index.0 - seen.base.index.0) as usize;
         seen.log.drain(..dropped.min(seen.log.len()));
         seen.base = base;
@@ -298,6 +306,13 @@ impl Invariants {
             let folder = members.incarnations.get(&follower.id).copied();
             let key = (follower.id, members.contains(follower.id).then_some(folder));
             seen.match_index.insert(key, matched);
+            let other_folder =
+                |known: &&(NodeId, Option<Option<u64>>)| known.0 == follower.id && **known != key;
+            ensure(
+                matched == Index(0) || key.1.is_none() || !last_look.keys().any(|known| other_folder(&known)),
+                "nothing is known of a new data folder",
+                || format!("leader {id}, follower {}: {matched} at once", follower.id),
+            )?;
             let before = match follower.is_recovering {
                 true => Index(0),
                 false => last_look.get(&key).copied().unwrap_or_default(),
@@ -347,6 +362,11 @@ fn check_memberships(
         let Some((before_index, before)) = older.next() else {
             continue;
         };
+        ensure(
+            !leads_on || status.has_committed_in_term,
+            "a change waits for an entry of the leader's term",
+            || format!("leader {} of term {} appended {index}", raft.id(), raft.term()),
+        )?;
         ensure(before.may_become(next), "a membership changes by steps", || {
             format!("server {}: {before:?} became {next:?} at {index}", raft.id())
         })?;

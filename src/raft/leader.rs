@@ -462,7 +462,8 @@ impl Raft {
 impl Leader {
     /// The follower's progress, unless it counts for nothing: it recovers what it once acknowledged (trap 3.31).
     pub(super) fn counting(&self, peer: NodeId) -> Option<&Progress> {
-        let is_recovering = self.reconfiguration.recovering.contains(&peer);
+        let recovering = &self.reconfiguration.recovering;
+        let is_recovering = recovering.contains(&peer) && !mutant::is(Mutant::RecoveringCounts);
         self.progress.get(&peer).filter(|_| !is_recovering)
     }
 

@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 use super::node::{Raft, Role};
 use super::quorum;
 use super::types::{Index, NodeId, Ticks};
+use crate::base::mutant::{self, Mutant};
 
 /// What a voter has promised to its leader.
 #[derive(Clone, Copy, Debug, Default)]
@@ -63,12 +64,12 @@ impl Lease {
         self.is_revoked = true;
     }
 
-    fn confirmed(&mut self, round: u64) {
+    fn confirmed(&mut self, round: u64, now: Ticks) {
         while let Some((started, began)) = self.started.front().copied()
             && started <= round
         {
             self.started.pop_front();
-            self.held_from = Some(began);
+            self.held_from = Some(mutant::pick(Mutant::LeaseFromAnswer, began, now));
         }
     }
 }
@@ -80,14 +81,16 @@ impl Raft {
         let Role::Leader(leader) = &self.role else {
             return None;
         };
-        let kept_percent = 100_u64.saturating_sub(self.options.max_clock_drift_percent);
+        let drift_percent = mutant::pick(Mutant::NoDriftMargin, self.options.max_clock_drift_percent, 0);
+        let kept_percent = 100_u64.saturating_sub(drift_percent);
         let length_ms = self.options.election_timeout_ms * kept_percent / 100;
         let held = leader
             .lease
             .held_from
             .is_some_and(|from| self.now.since(from) < length_ms);
-        let is_sound = !leader.lease.is_revoked && leader.transfer.is_none() && self.has_committed_in_term();
-        (held && is_sound).then_some(self.commit_index)
+        let is_left = leader.lease.is_revoked || leader.transfer.is_some();
+        let is_left = is_left && !mutant::is(Mutant::LeaseOutlivesTransfer);
+        (held && !is_left && self.has_committed_in_term()).then_some(self.commit_index)
     }
 
     /// A voter hears its leader.
@@ -119,7 +122,7 @@ impl Raft {
                 .map_or(0, |progress| progress.read_round)
         };
         let round = quorum::majority_value(self.memberships.latest(), promised_in).unwrap_or(0);
-        leader.lease.confirmed(round);
+        leader.lease.confirmed(round, self.now);
     }
 }
 

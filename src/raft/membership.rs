@@ -2,6 +2,7 @@
 //! and out of force when the entry is replaced (Diss. 4.1, trap 3.2).
 
 use super::types::{Index, Membership, NodeId, SnapshotHeader};
+use crate::base::mutant::{self, Mutant};
 
 /// The memberships of the log, oldest first: one that is committed, and those that may still be replaced.
 #[derive(Clone, Debug)]
@@ -22,7 +23,12 @@ impl Memberships {
     pub fn latest(&self) -> &Membership {
         // The history is never empty; an empty membership decides nothing and so is safe.
         static NONE: Membership = Membership::NONE;
-        self.history.last().map_or(&NONE, |(_, membership)| membership)
+        let latest = mutant::pick(
+            Mutant::MembershipOnCommit,
+            self.history.last(),
+            self.history.first(),
+        );
+        latest.map_or(&NONE, |(_, membership)| membership)
     }
 
     /// The index of the entry that brought the membership in force; 0 for that of the bootstrap.

@@ -196,7 +196,11 @@ impl Raft {
             has_lost_entries: false,
             promise: Promise {
                 to: None,
-                until: now.after(options.election_timeout_ms),
+                until: mutant::pick(
+                    Mutant::PromiseForgotten,
+                    now.after(options.election_timeout_ms),
+                    now,
+                ),
             },
             disk_busy_since: None,
             options,
@@ -305,6 +309,9 @@ impl Raft {
         if term > self.hard_state.term || mutant::is(Mutant::StepDownForgetsVote) {
             self.hard_state = HardState { term, vote: None };
             self.durability.hard_state_changed();
+            if mutant::is(Mutant::PromiseEndsWithTerm) {
+                self.promise = Promise::default();
+            }
         }
         if let Role::Leader(_) = &self.role {
             tracing::info!(%term, "stepped down");

@@ -37,7 +37,9 @@ pub fn majority_value<T: Ord + Copy>(membership: &Membership, value: impl Fn(Nod
             .iter()
             .map(|id| value(*id))
             .filter(|v| {
-                let count = voters.iter().filter(|id| value(**id) >= *v).count();
+                let learners = mutant::is(Mutant::LearnerCounts).then_some(&membership.learners);
+                let counted = voters.iter().chain(learners.into_iter().flatten());
+                let count = counted.filter(|id| value(**id) >= *v).count();
                 2 * mutant::pick(Mutant::MinorityCommits, count, count + 1) > voters.len()
             })
             .max()?;
@@ -48,7 +50,8 @@ pub fn majority_value<T: Ord + Copy>(membership: &Membership, value: impl Fn(Nod
 
 /// The sets of voters of which each must agree: one, or two while joint.
 fn configurations(membership: &Membership) -> impl Iterator<Item = &BTreeSet<NodeId>> {
-    let outgoing = Some(&membership.outgoing).filter(|voters| !voters.is_empty());
+    let is_left = membership.outgoing.is_empty() || mutant::is(Mutant::OutgoingIgnored);
+    let outgoing = Some(&membership.outgoing).filter(|_| !is_left);
     std::iter::once(&membership.voters).chain(outgoing)
 }
 

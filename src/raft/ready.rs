@@ -156,7 +156,7 @@ impl Durability {
     /// there is nothing.
     pub fn installs(&mut self, last: EntryId, log_stays: bool, was_committed: Index) {
         self.install = Some(last);
-        if log_stays {
+        if log_stays || mutant::is(Mutant::InstallKeepsDurable) {
             self.log_handed = self.log_handed.max(last.index);
             return;
         }

@@ -18,6 +18,7 @@ use super::catch_up::{CatchUp, CatchUpStatus};
 use super::node::{ProposeError, Raft, Role};
 use super::progress::Progress;
 use super::types::{Addresses, Index, Membership, NodeId, Payload, Ticks};
+use crate::base::mutant::{self, Mutant};
 
 /// For how many election timeouts a leader goes on telling a server that it is no member any more.
 const FAREWELL_TIMEOUTS: u64 = 4;
@@ -93,13 +94,13 @@ impl Raft {
     /// # Errors
     /// See [`ChangeError`].
     pub fn change_membership(&mut self, change: Change) -> Result<(), ChangeError> {
-        if !self.has_committed_in_term() {
+        if !self.has_committed_in_term() && !(mutant::is(Mutant::ChangeBeforeNoop) && self.is_leader()) {
             return Err(ChangeError::NotLeader);
         }
         if self.is_transferring() {
             return Err(ChangeError::Transferring);
         }
-        if self.is_changing() {
+        if self.is_changing() && !mutant::is(Mutant::ChangeWhileChanging) {
             return Err(ChangeError::InProgress);
         }
         let next = match change {
@@ -250,6 +251,9 @@ impl Raft {
     /// it, or nothing after it: a majority must answer and be up to date (traps 3.43, 3.44).
     fn make_joint(&self, next: &mut Membership) -> Result<(), ChangeError> {
         next.outgoing = self.memberships.latest().voters.clone();
+        if mutant::is(Mutant::NoJointStep) {
+            next.outgoing.clear();
+        }
         for (voters, which) in [(&next.outgoing, "present"), (&next.voters, "new")] {
             let (able, unable): (Vec<NodeId>, Vec<NodeId>) = voters
                 .iter()
@@ -317,13 +321,13 @@ impl Raft {
             return;
         }
         let latest = self.memberships.latest();
-        if self.memberships.latest_index() > self.commit_index {
+        if self.memberships.latest_index() > self.commit_index && !mutant::is(Mutant::JointEndsAtOnce) {
             // Wait for it.
         } else if latest.is_joint() {
             let next = latest.without_outgoing();
             tracing::info!(voters = ?next.voters, learners = ?next.learners, "end of the joint configuration");
             self.append_unchecked(Payload::Membership(next));
-        } else if !latest.voters.contains(&self.options.id) {
+        } else if !latest.voters.contains(&self.options.id) && !mutant::is(Mutant::RemovedLeaderStays) {
             self.retire();
         } else {
             self.promote_learner();
@@ -427,7 +431,7 @@ impl Raft {
         let latest = self.memberships.latest().clone();
         for id in latest.others(self.options.id) {
             let is_same = before.incarnations.get(&id) == latest.incarnations.get(&id);
-            if !(is_same && before.contains(id)) {
+            if !(is_same || mutant::is(Mutant::WipedIsThought)) || !before.contains(id) {
                 self.renew_progress(id);
             }
         }

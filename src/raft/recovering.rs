@@ -12,6 +12,7 @@
 
 use super::node::{Raft, Role};
 use super::types::{Index, NodeId};
+use crate::base::mutant::{self, Mutant};
 
 /// The question of a server that recovers, among those of its reads; no caller comes to that number.
 const TICKET: u64 = u64::MAX;
@@ -38,7 +39,8 @@ impl Raft {
     pub(super) fn may_vote(&self) -> bool {
         let (latest, id) = (self.memberships.latest(), self.options.id);
         let is_unknown = latest.learners.contains(&id) && !latest.incarnations.contains_key(&id);
-        !self.is_recovering() && latest.contains(id) && !is_unknown && !self.is_replacement()
+        let is_whole = !self.is_recovering() || mutant::is(Mutant::RecoveringVotes);
+        is_whole && latest.contains(id) && !is_unknown && !self.is_replacement()
     }
 
     /// Whether the member of this number is another data folder, as far as the log here says. A server that was wiped
@@ -109,6 +111,7 @@ impl Raft {
     pub(super) fn end_recovery(&mut self) -> bool {
         let until = self.recovering.as_ref().and_then(|recovering| recovering.until);
         let held = self.commit_index.min(self.durability.log_durable());
+        let held = mutant::pick(Mutant::RecoveryEndsEarly, held, Index(u64::MAX));
         if until.is_none_or(|until| held < until) || !self.spend_vote() {
             return false;
         }
@@ -149,7 +152,9 @@ impl Raft {
             && leader.reconfiguration.recovering.insert(from)
         {
             tracing::warn!(peer = %from, "has lost what it acknowledged, and counts for nothing until it has it again");
-            self.renew_progress(from);
+            if !mutant::is(Mutant::RecoveringKeepsMatch) {
+                self.renew_progress(from);
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ use super::node::{Raft, Role};
 use super::progress::{Progress, State};
 use super::ready::Needs;
 use super::types::{EntryId, Index, NodeId, SnapshotHeader};
+use crate::base::mutant::{self, Mutant};
 
 /// Chunks on their way between the core and the driver.
 #[derive(Debug, Default)]
@@ -36,7 +37,8 @@ impl Raft {
             return None;
         }
         let term = self.log.term_at(applied)?;
-        let (membership_index, membership) = self.memberships.at(applied)?;
+        let upto = mutant::pick(Mutant::SnapshotOfLaterMembership, applied, self.log.last().index);
+        let (membership_index, membership) = self.memberships.at(upto)?;
         Some(SnapshotHeader {
             last: EntryId { term, index: applied },
             membership: membership.clone(),
@@ -83,7 +85,8 @@ impl Raft {
             self.snapshot_is_lost = false;
         }
         // What was applied need not be on this disk yet: the log keeps what is still to be written.
-        let upto = last.index.min(keep_after).min(self.durability.log_handed());
+        let written = mutant::pick(Mutant::UnwrittenDropped, self.durability.log_handed(), last.index);
+        let upto = last.index.min(keep_after).min(written);
         self.log.compact(upto.min(self.needed_after_snapshots()));
     }
 
@@ -249,7 +252,8 @@ impl Raft {
         if self.contradicts(last) {
             return false;
         }
-        if matches!(self.role, Role::Leader(_)) || last.index <= self.commit_index {
+        let is_old = last.index <= self.commit_index && !mutant::is(Mutant::OldSnapshotInstalled);
+        if matches!(self.role, Role::Leader(_)) || is_old {
             self.tell_installed_if_committed(last);
             return false;
         }

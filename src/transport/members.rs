@@ -8,6 +8,7 @@
 //! never refuse one whose membership it has not heard of, or the cluster could not form or heal. So a node without
 //! any membership, which waits to be added, lets everybody in.
 
+use crate::base::mutant::{self, Mutant};
 use crate::raft::{Addresses, Index, Membership, NodeId};
 
 /// A membership, and where in the log it stands.
@@ -74,6 +75,9 @@ impl Members {
 
     /// It is a member with another data folder, and knows less than this node.
     pub(super) fn refuses_wiped(&self, claim: &Claim) -> bool {
+        if mutant::is(Mutant::WipedIsLetIn) {
+            return false;
+        }
         let bound = self.membership.incarnations.get(&claim.node_id);
         claim.membership_index < self.index && bound.is_some_and(|bound| *bound != claim.incarnation)
     }

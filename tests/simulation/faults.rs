@@ -45,9 +45,13 @@ pub enum Fault {
     PausedLeader,
     /// All connections of the leader end as if its process had, and perhaps it is cut off: another may lead at once.
     Reset,
+    /// The leader and one follower, whose disk hangs, are cut off from all others.
+    Pair,
+    /// What was said long ago is heard again, perhaps by the next process.
+    Echo,
 }
 
-const FAULTS: [Fault; 24] = [
+const FAULTS: [Fault; 26] = [
     Fault::CutOneWay,
     Fault::CutBothWays,
     Fault::Isolate,
@@ -72,6 +76,8 @@ const FAULTS: [Fault; 24] = [
     Fault::SlowLeader,
     Fault::PausedLeader,
     Fault::Reset,
+    Fault::Pair,
+    Fault::Echo,
 ];
 
 /// The kinds of faults of one world: each as it is `chosen`, and what ends some of them.
@@ -122,6 +128,8 @@ impl World {
             }
             Fault::SlowLeader => self.slow_leader(leader.unwrap_or(id)),
             Fault::Reset => self.reset(leader.unwrap_or(id)),
+            Fault::Pair => self.pair(leader.unwrap_or(id), other),
+            Fault::Echo => self.echo(id),
             Fault::PausedLeader => {
                 let id = leader.unwrap_or(id);
                 let timeout_us = self.setup.election_timeout_ms * MS;
@@ -245,6 +253,39 @@ impl World {
             self.clients.gather(id);
             let timeout_us = self.setup.election_timeout_ms * MS;
             self.after(timeout_us / 2, 3 * timeout_us, Event::Heal);
+        }
+    }
+
+    /// What the follower takes from this leader is not on its disk when it takes something else from the next one.
+    fn pair(&mut self, leader: u64, follower: u64) {
+        for other in self.ids() {
+            for one in [leader, follower]
+                .into_iter()
+                .filter(|_| other != leader && other != follower)
+            {
+                self.network.cut(one, other);
+                self.network.cut(other, one);
+            }
+        }
+        self.clients.gather(leader);
+        let timeout_us = self.setup.election_timeout_ms * MS;
+        let hang_us = 2 * timeout_us + self.rng.below(3 * timeout_us);
+        if self.boot(follower).is_some() {
+            let dues = self.node(follower).disk.hang(hang_us);
+            self.expect_disk(follower, dues);
+        }
+        self.after(timeout_us, 3 * timeout_us, Event::Heal);
+    }
+
+    /// Only where the network may do so.
+    fn echo(&mut self, to: u64) {
+        if self.rng.one_in(2) {
+            self.end_some(Fault::Kill, to);
+        }
+        for packet in self.network.said_to(to) {
+            if self.rng.one_in(2) {
+                self.after(0, 3000 * MS, Event::Arrive(Box::new(packet)));
+            }
         }
     }
 

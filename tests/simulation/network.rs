@@ -7,7 +7,7 @@
 //! overtaken at any time, and arrive after their connection has ended and its ends have been restarted: the core
 //! claims to bear all of that. Calls are promised more, so they always behave as on TCP.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use raftline::base::rng::Rng;
@@ -84,7 +84,12 @@ pub struct Network {
     last_arrival: BTreeMap<(u64, u64), u64>,
     /// By caller and sequence.
     calls: BTreeMap<(u64, u64), Call>,
+    /// Some messages of the past, where they may be heard again.
+    said: VecDeque<Packet>,
 }
+
+/// So many messages are remembered.
+const SAID_MAX: usize = 400;
 
 impl Network {
     pub fn new(rng: &mut Rng) -> Network {
@@ -105,7 +110,28 @@ impl Network {
             connections_made: 0,
             last_arrival: BTreeMap::new(),
             calls: BTreeMap::new(),
+            said: VecDeque::new(),
         }
+    }
+
+    /// Remembers a message, if messages may be heard twice here.
+    pub fn remember(&mut self, packet: &Packet, rng: &mut Rng) {
+        if self.style.twice_one_in == 0 || !rng.one_in(8) {
+            return;
+        }
+        self.said.push_back(packet.clone());
+        if self.said.len() > SAID_MAX {
+            self.said.pop_front();
+        }
+    }
+
+    /// What was said to this node and may be heard again.
+    pub fn said_to(&self, node: u64) -> Vec<Packet> {
+        self.said
+            .iter()
+            .filter(|packet| packet.to == node)
+            .cloned()
+            .collect()
     }
 
     pub fn delay_us(&self, rng: &mut Rng) -> u64 {

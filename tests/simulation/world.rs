@@ -556,18 +556,16 @@ impl World {
         self.say_sent(&envelope);
         let (boot, lives) = (self.nodes[&to].boot, self.lives(from, to));
         for time in self.network.arrivals(self.now, from, to, &mut self.rng) {
-            let body = Body::Message(envelope.clone());
-            self.at(
-                time,
-                Event::Arrive(Box::new(Packet {
-                    from,
-                    to,
-                    boot,
-                    lives,
-                    connection,
-                    body,
-                })),
-            );
+            let packet = Packet {
+                from,
+                to,
+                boot,
+                lives,
+                connection,
+                body: Body::Message(envelope.clone()),
+            };
+            self.network.remember(&packet, &mut self.rng);
+            self.at(time, Event::Arrive(Box::new(packet)));
         }
     }
 
