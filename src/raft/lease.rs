@@ -137,9 +137,9 @@ mod tests {
             lease.round_started(round, Ticks(round * 10));
             assert!(lease.started.len() <= 100);
         }
-        lease.confirmed(1);
+        lease.confirmed(1, Ticks(1_000_000));
         assert_eq!(lease.held_from, None, "too long ago");
-        lease.confirmed(99_950);
+        lease.confirmed(99_950, Ticks(1_000_000));
         assert_eq!(lease.held_from, Some(Ticks(999_500)));
     }
 }

@@ -94,7 +94,9 @@ impl Raft {
     /// # Errors
     /// See [`ChangeError`].
     pub fn change_membership(&mut self, change: Change) -> Result<(), ChangeError> {
-        if !self.has_committed_in_term() && !(mutant::is(Mutant::ChangeBeforeNoop) && self.is_leader()) {
+        let may_change =
+            self.has_committed_in_term() || (mutant::is(Mutant::ChangeBeforeNoop) && self.is_leader());
+        if !may_change {
             return Err(ChangeError::NotLeader);
         }
         if self.is_transferring() {

@@ -170,7 +170,7 @@ impl Durable {
     }
 
     /// What a start finds, if this is the newest snapshot: that one, and the log after it.
-    fn from_snapshot(&self, last: EntryId) -> Durable {
+    fn starting_at(&self, last: EntryId) -> Durable {
         let mut after = self.clone();
         after.install(last);
         let begin = last.index.0.saturating_sub(after.base.index.0) as usize;
@@ -178,6 +178,12 @@ impl Durable {
         (after.base, after.snapshot) = (last, last);
         after
     }
+}
+
+/// A step of writing a snapshot.
+enum Step {
+    Go(SnapshotWriter<SimFs>),
+    End(Committed),
 }
 
 /// Whether something that is written once is there.
@@ -314,7 +320,7 @@ impl Disk {
         let found = Durable::of(recovered);
         let same = self
             .states()
-            .find(|(state, newest)| found == state.from_snapshot(*newest));
+            .find(|(state, newest)| found == state.starting_at(*newest));
         let is_kept = same.is_some()
             && self.rejected != Written::Yes
             && if recovered.recovering {
@@ -482,10 +488,7 @@ impl Disk {
     /// Does a job, or a step of it; gives back what is left of it.
     fn work(&mut self, job: Job, now: u64, rng: &mut Rng, done: &mut Vec<Done>) -> Option<Job> {
         let result = match job {
-            Job::Persist(batch) => self.persist(&batch).map(|superfluous| {
-                done.push(Done::Persisted);
-                superfluous
-            }),
+            Job::Persist(batch) => self.persist(&batch).inspect(|_| done.push(Done::Persisted)),
             Job::Adopt(committed, drop_upto) => {
                 let storage = &mut self.running.as_mut().expect("a process").storage;
                 storage.adopt_snapshot(committed);
@@ -638,18 +641,18 @@ impl Disk {
         let snapshots = self.running.as_ref().expect("a process").storage.snapshots();
         let last = taking.header.last;
         let result = match taking.writer.take() {
-            None => snapshots.begin(&taking.header).map(Err),
+            None => snapshots.begin(&taking.header).map(Step::Go),
             Some(mut writer) => match taking.view.chunks().nth(writer.chunks() as usize) {
-                Some(chunk) => writer.write_chunk(&chunk).map(|()| Err(writer)),
-                None => writer.commit().map(Ok),
+                Some(chunk) => writer.write_chunk(&chunk).map(|()| Step::Go(writer)),
+                None => writer.commit().map(Step::End),
             },
         };
         let result = match result {
-            Ok(Err(writer)) => {
+            Ok(Step::Go(writer)) => {
                 taking.writer = Some(writer);
                 return Some(taking);
             }
-            Ok(Ok(committed)) => {
+            Ok(Step::End(committed)) => {
                 self.named_now(last);
                 Ok(committed)
             }
