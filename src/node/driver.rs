@@ -208,8 +208,9 @@ pub fn open<F: Fs>(
 ) -> Result<Loaded<F>, NodeError> {
     let own = options.node_id;
     let has_others = |known: Option<&Membership>| {
+        // Without a majority of others nothing would ever be fetched, and the damage is all there is.
         let voters = &known.unwrap_or(&membership).voters;
-        voters.iter().any(|voter| *voter != own)
+        2 * voters.iter().filter(|voter| **voter != own).count() > voters.len()
     };
     let (storage, found) = Storage::open_or_set_aside(fs, options, incarnation, has_others)?;
     if let Some(damage) = &found.set_aside {

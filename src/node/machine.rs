@@ -280,7 +280,8 @@ impl<C> Machine<C> {
             tracing::error!(
                 %index,
                 "the state here differs from the leader's at this index: this node stops serving; keep a copy of \
-                 its data folder and its log for analysis, and run RAFT REBUILD on it",
+                 its data folder and its log for analysis, and run RAFT REBUILD on it. If several nodes say so, it \
+                 may be the leader that is wrong: see who differs from the most with RAFT VERIFY first",
             );
             self.diverged_at = Some(index);
         }

@@ -98,7 +98,8 @@ impl<C> Machine<C> {
         if let Some(index) = self.diverged_at {
             problems.push(format!(
                 "the state of this node differs from the leader's at index {index}; it serves nothing: keep a copy of \
-                 its data folder and log for analysis, and run RAFT REBUILD on it"
+                 its data folder and log for analysis, and run RAFT REBUILD on it; if several nodes say so, it may be \
+                 the leader that is wrong: look with RAFT VERIFY first"
             ));
         }
         let leaderless_ms = self.now.ticks.since(self.leader_seen);

@@ -185,7 +185,8 @@ impl<C> Machine<C> {
         {
             return self.finish(origin, refusal, host);
         }
-        if !self.raft.is_leader() || self.is_retiring() {
+        // What a state that differs would answer may be wrong: such a leader is about to hand over.
+        if !self.raft.is_leader() || self.is_retiring() || self.diverged_at.is_some() {
             return self.finish(origin, not_leader(), host);
         }
         let deadline = if forward::is_write(order) {

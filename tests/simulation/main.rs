@@ -68,7 +68,7 @@ fn worlds_of_three_nodes() {
 
 #[test]
 fn worlds_of_five_nodes() {
-    run_seeds(5, 115);
+    run_seeds(5, 120);
 }
 
 #[test]
