@@ -23,7 +23,7 @@ pub fn is_address(text: &str, port_min: u16) -> bool {
     host_is_good && digits && port.parse::<u16>().is_ok_and(|port| port >= port_min)
 }
 
-/// Whether the host is 0.0.0.0 or [::], which one can listen on but not connect to.
+/// Whether the host is `0.0.0.0` or `[::]`, which one can listen on but not connect to.
 pub fn is_unspecified(text: &str) -> bool {
     text.parse::<SocketAddr>()
         .is_ok_and(|address| address.ip().is_unspecified())
