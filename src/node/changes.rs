@@ -231,21 +231,15 @@ impl<C> Machine<C> {
     /// Whether it is certain that the entry of this index and term will never be committed.
     fn is_replaced(&self, index: Index, term: Option<Term>) -> bool {
         let there = self.raft.log().term_at(index);
-        self.raft.status().commit_index >= index && there.is_some() && there != term
+        self.raft.commit_index() >= index && there.is_some() && there != term
     }
 
     fn begin_change(&mut self, change: &MembershipChange) -> Step {
-        let before = self
-            .raft
-            .status()
-            .membership
-            .incarnations
-            .get(&change.id())
-            .copied();
+        let before = self.raft.membership().incarnations.get(&change.id()).copied();
         match self.raft.change_membership(change.to_core()) {
             Ok(()) => {
                 tracing::info!("the membership changes: {change}");
-                let index = self.raft.status().membership_index;
+                let index = self.raft.membership_index();
                 let term = self.raft.log().term_at(index);
                 Step::Go(Stage::Begun {
                     index,

@@ -140,7 +140,7 @@ impl<C> Machine<C> {
 
     fn begin_snapshot(&mut self, host: &mut impl Host<CallId = C>) {
         let applied = Index(self.store.applied());
-        let upto = mutant::pick(Mutant::SnapshotAhead, applied, self.raft.status().commit_index);
+        let upto = mutant::pick(Mutant::SnapshotAhead, applied, self.raft.commit_index());
         let Some(header) = self.raft.snapshot_header(upto) else {
             self.compaction.not_before = self.now.ticks.after(RETRY_MS);
             let text = "no snapshot can be taken at the moment; try again later";

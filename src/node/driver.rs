@@ -112,7 +112,7 @@ pub async fn run(
     options.transport.incarnation = identity.incarnation;
     let clock = Clock::start();
     let raft = Raft::new(options.raft, recovered, clock.now().ticks);
-    let (index, membership) = (raft.status().membership_index, raft.status().membership.clone());
+    let (index, membership) = (raft.membership_index(), raft.membership().clone());
     let peers = membership.addresses.keys().copied().collect();
     let members = Members::new(index, membership);
     let (transport, events) = Transport::start(options.transport, listener, members, random_u64()?);

@@ -115,7 +115,7 @@ impl<C> Machine<C> {
     pub fn new(options: Options, raft: Raft, store: Store, now: Now) -> Machine<C> {
         Machine {
             compaction: Compaction::default(),
-            roster: Roster::new(raft.id(), raft.status().membership, now.ticks),
+            roster: Roster::new(raft.id(), raft.membership(), now.ticks),
             options,
             now,
             raft,

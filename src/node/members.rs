@@ -83,9 +83,6 @@ impl Roster {
     /// that does not, the connection may be a dead process's, with a folder that was given up since (trap 3.37).
     fn unbound(&self, own: (NodeId, u64), raft: &Status<'_>) -> Option<(NodeId, u64)> {
         let latest = raft.membership;
-        if latest.incarnations.len() >= latest.addresses.len() {
-            return None;
-        }
         let answers = |id| {
             raft.followers
                 .iter()
@@ -130,16 +127,14 @@ impl<C> Machine<C> {
 
     /// Whether a client has reason to wait for this node to be added to a cluster.
     pub(super) fn waits_to_be_added(&self) -> bool {
-        self.raft.status().membership.voters.is_empty()
+        self.raft.membership().voters.is_empty()
     }
 
     /// Keeps the transport at the latest membership: in force from the moment it is appended (trap 3.2).
     pub(super) fn follow_membership(&mut self, host: &mut impl Host<CallId = C>) {
-        let own = self.raft.id();
-        let raft = self.raft.status();
-        let retired = raft.is_removed && self.pending() == 0;
-        let (now, index) = (self.now.ticks, raft.membership_index);
-        match (raft.is_changing, self.roster.changing) {
+        let retired = self.raft.is_removed() && self.pending() == 0;
+        let (now, index) = (self.now.ticks, self.raft.membership_index());
+        match (self.raft.is_changing(), self.roster.changing) {
             (true, None) => self.roster.changing = Some(now),
             (false, Some(_)) => self.roster.changing = None,
             _ => {}
@@ -148,8 +143,9 @@ impl<C> Machine<C> {
         if !news && self.roster.parting.is_empty() {
             return;
         }
+        let raft = self.raft.status();
         if news {
-            self.roster.follow(own, raft.membership, now);
+            self.roster.follow(self.raft.id(), raft.membership, now);
         }
         let before = self.roster.parting.len();
         let waiters = &self.waiters;
@@ -186,15 +182,14 @@ impl<C> Machine<C> {
     /// A leader binds each member to the data folder with which it first connects (trap 3.37), one at a time, and
     /// not while somebody waits for another change.
     pub(super) fn bind_members(&mut self) {
-        if self.changes.is_waiting() || self.raft.is_transferring() {
-            return;
-        }
-        let raft = self.raft.status();
-        if raft.is_changing {
+        let latest = self.raft.membership();
+        let all_bound = latest.incarnations.len() >= latest.addresses.len();
+        let busy = self.changes.is_waiting() || self.raft.is_transferring() || self.raft.is_changing();
+        if all_bound || busy {
             return;
         }
         let own = (self.raft.id(), self.options.incarnation);
-        if let Some((id, incarnation)) = self.roster.unbound(own, &raft) {
+        if let Some((id, incarnation)) = self.roster.unbound(own, &self.raft.status()) {
             // Where it is refused, it is tried again in the next turn.
             let bound = self.raft.change_membership(Change::Bind(id, incarnation));
             tracing::debug!(member = %id, ?bound, "its data folder is bound to it");
@@ -203,7 +198,7 @@ impl<C> Machine<C> {
 
     /// The command that lets a member in (again).
     pub(super) fn add_command(&self, id: NodeId) -> String {
-        let addresses = match self.raft.status().membership.addresses.get(&id) {
+        let addresses = match self.raft.membership().addresses.get(&id) {
             Some(addresses) => addresses,
             None => &self.options.addresses,
         };

@@ -25,8 +25,8 @@ impl<C> Machine<C> {
         if self.raft.is_leader() {
             return Some("this node leads: run RAFT TRANSFER first; nothing was done");
         }
-        let (raft, own) = (self.raft.status(), self.raft.id());
-        let (voters, outgoing) = (&raft.membership.voters, &raft.membership.outgoing);
+        let (membership, own) = (self.raft.membership(), self.raft.id());
+        let (voters, outgoing) = (&membership.voters, &membership.outgoing);
         let suffice = |voters: &BTreeSet<NodeId>| {
             let others = voters.iter().filter(|id| **id != own).count();
             2 * others > voters.len()

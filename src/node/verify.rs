@@ -82,7 +82,7 @@ impl<C> Machine<C> {
             failed: BTreeMap::new(),
         };
         let order = Order::HashAt(index).encode();
-        let members: Vec<NodeId> = self.raft.status().membership.others(own).collect();
+        let members: Vec<NodeId> = self.raft.membership().others(own).collect();
         for member in members {
             self.sequence += 1;
             verification.waiting.insert(self.sequence, member);

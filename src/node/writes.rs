@@ -166,8 +166,7 @@ impl<C> Machine<C> {
     /// Whether this node leads for the last moments after its own removal, and takes nothing any more: it will not
     /// hear who leads then, so whoever passes something on to it is to try again, there.
     fn is_retiring(&self) -> bool {
-        let raft = self.raft.status();
-        self.raft.is_transferring() && !raft.membership.addresses.contains_key(&self.raft.id())
+        self.raft.is_transferring() && !self.raft.membership().addresses.contains_key(&self.raft.id())
     }
 
     /// Another node passes something on to this one, which it believes to lead; or a leader asks it something.

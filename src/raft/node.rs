@@ -511,6 +511,21 @@ impl Raft {
         self.options.id
     }
 
+    /// The membership in force: the latest in the log, committed or not.
+    pub fn membership(&self) -> &Membership {
+        self.memberships.latest()
+    }
+
+    /// The index of the entry that brought it; 0 for that of the bootstrap.
+    pub fn membership_index(&self) -> Index {
+        self.memberships.latest_index()
+    }
+
+    /// `commitIndex`.
+    pub fn commit_index(&self) -> Index {
+        self.commit_index
+    }
+
     /// `currentTerm`.
     pub fn term(&self) -> Term {
         self.hard_state.term
