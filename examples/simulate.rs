@@ -5,7 +5,8 @@
 //! cargo run --release --example simulate -- --seeds 1000 --nodes 5 --first 4711
 //! ```
 //!
-//! The worlds are those of `tests/simulation`. It ends with the first seed that fails, and says how to see it again.
+//! The worlds are those of `tests/simulation`. It ends with the first seed that fails, and says how to see it again;
+//! with `--keep-going` it runs them all, and lists those that failed at the end.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -50,6 +51,9 @@ struct Arguments {
     /// Tell all that happens.
     #[arg(long)]
     trace: bool,
+    /// Do not end with the first seed that fails.
+    #[arg(long)]
+    keep_going: bool,
     /// How many worlds at the same time.
     #[arg(long, default_value_t = std::thread::available_parallelism().map_or(1, usize::from))]
     jobs: usize,
@@ -78,6 +82,7 @@ fn main() -> ExitCode {
     let end = arguments.first + arguments.seeds;
     let next = AtomicU64::new(arguments.first);
     let (results, ended) = mpsc::channel();
+    let mut failures = Vec::new();
     std::thread::scope(|scope| {
         for _ in 0..arguments.jobs {
             let results = results.clone();
@@ -98,7 +103,10 @@ fn main() -> ExitCode {
                 Ok(report) => sum.add(&report),
                 Err(again) => {
                     println!("to see it again: {again}");
-                    std::process::exit(1);
+                    if !arguments.keep_going {
+                        std::process::exit(1);
+                    }
+                    failures.push(again);
                 }
             }
             if told.elapsed() >= TELL_EVERY {
@@ -108,7 +116,11 @@ fn main() -> ExitCode {
         }
     });
     sum.tell(begin);
-    ExitCode::SUCCESS
+    if failures.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    println!("{} failed:\n{}", failures.len(), failures.join("\n"));
+    ExitCode::FAILURE
 }
 
 impl Sum {

@@ -452,6 +452,39 @@ fn what_was_set_aside_earlier_is_replaced() {
     assert_eq!(files(&fs, ASIDE), before);
 }
 
+/// No start reads a spare, so one that went bad looks well for as long as it is one. Where it is a segment it cannot be
+/// told any more from a segment that went bad.
+#[test]
+fn trap_3_31_a_spare_that_went_bad_is_damage_once_it_is_a_segment() {
+    let fs = SimFs::new();
+    let mut storage = log_of_30(&fs);
+    take(&mut storage, id(23, 1));
+    storage.drop_head(id(23, 1)).unwrap().remove().unwrap();
+    drop(storage);
+    let names = fs.list(Path::new("data/log")).unwrap();
+    for name in names.iter().filter(|name| name.ends_with(".spare")) {
+        assert!(fs.flip(&Path::new("data/log").join(name), 7000, 1));
+    }
+    let (mut storage, recovered) = open(&fs).unwrap();
+    assert_eq!(recovered.entries.last().unwrap().id, id(30, 1));
+    let before = segments(&fs);
+    for index in 31.. {
+        storage.persist(&in_term(1, vec![entry(index, 1, 900)])).unwrap();
+        if segments(&fs) != before {
+            break;
+        }
+    }
+    drop(storage);
+    let bad = log_path(*segments(&fs).last().unwrap());
+    match open(&fs) {
+        Err(OpenError::Damage(damage)) => assert_eq!((&damage.path, damage.offset), (&bad, 6656)),
+        _ => panic!("the sector was not looked at"),
+    }
+    let (_, recovered) = open_with_others(&fs).unwrap();
+    assert!(recovered.recovering);
+    assert_eq!(recovered.set_aside.unwrap().path, bad);
+}
+
 #[test]
 fn a_damaged_identity_is_never_set_aside() {
     let (fs, ..) = damaged();

@@ -220,8 +220,9 @@ pub struct Disk {
     /// Snapshots that may have got their names, and all that ever had one.
     perhaps: BTreeSet<EntryId>,
     named: BTreeSet<EntryId>,
-    /// Bits were flipped since the last start.
+    /// Bits were flipped since the last start, or in a spare: no start reads that before it has become a segment.
     is_damaged: bool,
+    is_spare_damaged: bool,
     /// The node was to be rebuilt; the disk says so.
     pub was_asked_to_rebuild: bool,
     rejected: Written,
@@ -266,6 +267,7 @@ impl Disk {
             perhaps: BTreeSet::new(),
             named: BTreeSet::new(),
             is_damaged: false,
+            is_spare_damaged: false,
             was_asked_to_rebuild: false,
             rejected: Written::No,
             is_recovering: false,
@@ -300,7 +302,7 @@ impl Disk {
         self.check_start(&loaded.recovered);
         self.interrupted.clear();
         self.perhaps.clear();
-        (self.is_damaged, self.was_asked_to_rebuild) = (false, false);
+        (self.is_damaged, self.was_asked_to_rebuild) = (self.is_spare_damaged, false);
         (self.rejected, self.cleared) = (Written::No, Written::No);
         Ok(loaded)
     }
@@ -359,6 +361,8 @@ impl Disk {
             let lost = std::mem::replace(&mut self.durable, found);
             self.lost.get_or_insert(lost);
             self.recoveries += 1;
+            // The spares went with the log.
+            self.is_spare_damaged = false;
         }
         self.is_recovering = recovered.recovering;
         if !self.is_recovering {
@@ -696,15 +700,14 @@ impl Disk {
 
     /// A bit of the log or of a snapshot flips while no process runs. Where.
     pub fn flip_bit(&mut self, rng: &mut Rng) -> Option<(PathBuf, usize)> {
-        let wants_snapshot = rng.one_in(2);
-        let is_wanted = |path: &Path| {
-            let is_snapshot = path.extension().is_some_and(|extension| extension == "snapshot");
-            let in_log = path.parent().is_some_and(|parent| parent.ends_with("log"));
-            if wants_snapshot { is_snapshot } else { in_log }
-        };
+        let folder = if rng.one_in(2) { "snapshots" } else { "log" };
+        let is_wanted = |path: &Path| path.parent().is_some_and(|parent| parent.ends_with(folder));
         assert!(self.running.is_none(), "bits flip at rest");
         let flipped = self.fs.flip_bit(rng, is_wanted);
-        self.is_damaged |= flipped.is_some();
+        if let Some((path, _)) = &flipped {
+            self.is_damaged = true;
+            self.is_spare_damaged |= path.extension().is_some_and(|extension| extension == "spare");
+        }
         flipped
     }
 
