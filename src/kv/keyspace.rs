@@ -12,6 +12,7 @@ use bytes::Bytes;
 use imbl::OrdMap;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+use super::feed::Changes;
 use super::key::Key;
 
 /// A value shorter than this is copied out of the entry it came in. A slice would keep its whole buffer
@@ -63,6 +64,8 @@ pub(super) struct Keyspace {
     expiries: BTreeSet<(NonZeroU64, Key)>,
     bytes: u64,
     sum: u64,
+    /// What was done since the last entry.
+    changes: Changes,
 }
 
 impl Keyspace {
@@ -72,14 +75,32 @@ impl Keyspace {
 
     /// Writes a key, whatever was there.
     pub(super) fn put(&mut self, key: &[u8], value: &Bytes, revision: u64, expiry: Option<NonZeroU64>) {
+        let value = compact(value);
+        self.changes.set(key, value.clone());
+        self.place(key, value, revision, expiry);
+    }
+
+    /// Writes a key of a state that is read from somewhere: that is no change. The record keeps nothing of the buffer
+    /// that `value` is a slice of.
+    pub(super) fn restore(&mut self, key: &[u8], value: &Bytes, revision: u64, expiry: Option<NonZeroU64>) {
+        let value = if value.len() >= COPY_BELOW_BYTES && value.is_unique() {
+            value.clone()
+        } else {
+            Bytes::copy_from_slice(value)
+        };
+        self.place(key, value, revision, expiry);
+    }
+
+    fn place(&mut self, key: &[u8], value: Bytes, revision: u64, expiry: Option<NonZeroU64>) {
+        let (length, digest) = (value.len() as u64, digest(key, &value));
         let record = Record {
-            value: compact(value),
+            value,
             revision,
             expiry,
-            digest: digest(key, value),
+            digest,
         };
         self.sum = self.sum.wrapping_add(record.weight());
-        self.bytes += value.len() as u64;
+        self.bytes += length;
         let old_expiry = match self.map.get_mut(key) {
             Some(slot) => {
                 let old = std::mem::replace(slot, record);
@@ -96,21 +117,6 @@ impl Keyspace {
         self.index_expiry(key, old_expiry, expiry);
     }
 
-    /// As [`Keyspace::put`]; the record keeps nothing of the buffer that `value` is a slice of.
-    pub(super) fn put_copied(
-        &mut self,
-        key: &[u8],
-        value: &Bytes,
-        revision: u64,
-        expiry: Option<NonZeroU64>,
-    ) {
-        if value.len() < COPY_BELOW_BYTES || value.is_unique() {
-            self.put(key, value, revision, expiry);
-        } else {
-            self.put(key, &Bytes::copy_from_slice(value), revision, expiry);
-        }
-    }
-
     /// Gives a key another expiry; nothing if the key is absent.
     pub(super) fn set_expiry(&mut self, key: &[u8], revision: u64, expiry: Option<NonZeroU64>) {
         let Some(record) = self.map.get_mut(key) else {
@@ -120,11 +126,38 @@ impl Keyspace {
         let old_expiry = std::mem::replace(&mut record.expiry, expiry);
         record.revision = revision;
         self.sum = self.sum.wrapping_add(record.weight());
+        self.changes.set(key, record.value.clone());
         self.index_expiry(key, old_expiry, expiry);
     }
 
     /// Takes a key away and gives its value.
     pub(super) fn remove(&mut self, key: &[u8]) -> Option<Bytes> {
+        let value = self.take(key)?;
+        self.changes.delete(key);
+        Some(value)
+    }
+
+    /// Takes a key away because its time is up.
+    pub(super) fn expire(&mut self, key: &[u8]) {
+        if self.take(key).is_some() {
+            self.changes.expire(key);
+        }
+    }
+
+    /// Takes all keys away and gives them.
+    pub(super) fn clear(&mut self) -> Keyspace {
+        let mut changes = std::mem::take(&mut self.changes);
+        changes.clear(self.map.clone());
+        std::mem::replace(
+            self,
+            Keyspace {
+                changes,
+                ..Keyspace::default()
+            },
+        )
+    }
+
+    fn take(&mut self, key: &[u8]) -> Option<Bytes> {
         let old = self.map.remove(key)?;
         self.sum = self.sum.wrapping_sub(old.weight());
         self.bytes -= (key.len() + old.value.len()) as u64;
@@ -137,7 +170,7 @@ impl Keyspace {
         match self.expiries.first() {
             Some((at, key)) if at.get() <= time_ms => {
                 let key = key.clone();
-                self.remove(key.as_slice());
+                self.expire(key.as_slice());
                 true
             }
             _ => false,
@@ -146,6 +179,11 @@ impl Keyspace {
 
     pub(super) fn next_expiry(&self) -> Option<u64> {
         self.expiries.first().map(|(at, _)| at.get())
+    }
+
+    /// What was done since the last entry.
+    pub(super) fn changes(&mut self) -> &mut Changes {
+        &mut self.changes
     }
 
     pub(super) fn map(&self) -> &OrdMap<Key, Record> {
@@ -197,7 +235,7 @@ impl Keyspace {
         let mut again = Keyspace::default();
         for (key, record) in &self.map {
             assert_eq!(record.digest, digest(key.as_slice(), &record.value));
-            again.put(key.as_slice(), &record.value, record.revision, record.expiry);
+            again.restore(key.as_slice(), &record.value, record.revision, record.expiry);
         }
         assert_eq!(self.bytes, again.bytes);
         assert_eq!(self.sum, again.sum);

@@ -21,10 +21,10 @@
 //! of them changes. Long reads and snapshots walk a [`View`] while writes go on.
 //!
 //! To be read in this order: `command` (what is asked and answered), this file, `keyspace` with `key` (the
-//! map), `strings` and `expiry` (the commands), `view` (long reads), `encoding` (the bytes in the log),
-//! `snapshot` (a state as a stream of chunks).
+//! map), `strings` and `expiry` (the commands), `view` (long reads), `feed` (what has changed), `encoding`
+//! (the bytes in the log), `snapshot` (a state as a stream of chunks).
 //!
-//! Missing: leases, sessions and ONCE, MULTI, the change feed, which each add to the state, to its hash and to
+//! Missing: leases, sessions and ONCE, MULTI, which each add to the state, to its hash and to
 //! its snapshot; a cluster-wide feature level, so that nodes of different versions interpret an entry alike
 //! (until then a change of what a command means needs a new command tag, see `encoding`).
 
@@ -35,6 +35,7 @@ use xxhash_rust::xxh3::xxh3_64;
 mod command;
 mod encoding;
 mod expiry;
+mod feed;
 mod key;
 mod keyspace;
 #[cfg(test)]
@@ -51,6 +52,7 @@ pub use command::{
 pub use encoding::{
     Malformed, decode_command, decode_entry, decode_reply, encode_command, encode_entry, encode_reply, stamp,
 };
+pub use feed::{Cursor, EVENTS_MAX, Event, HISTORY_MAX_BYTES, History};
 pub use snapshot::{CHUNK_MAX_BYTES, Restore, RestoreError};
 pub use view::{View, prefix_end};
 
@@ -128,7 +130,7 @@ impl Store {
             Command::Persist { key } => write.persist(key),
             Command::ExpireDue { limit } => write.expire_due(*limit),
             Command::FlushAll => {
-                let _keys = std::mem::take(&mut self.keys);
+                let _keys = self.keys.clear();
                 self.garbage = Some(Garbage { _keys });
                 Reply::Ok
             }
@@ -149,6 +151,7 @@ impl Store {
         );
         self.applied = index;
         self.garbage = None;
+        self.keys.changes().forget();
     }
 
     /// Answers a read. `now_ms` is the asked node's clock; it serves only to say how long a key still has,
@@ -281,7 +284,7 @@ impl Write<'_> {
     fn get(&mut self, key: &[u8]) -> Option<&Record> {
         let expired = self.keys.get(key)?.is_expired(self.time_ms);
         if expired {
-            self.keys.remove(key);
+            self.keys.expire(key);
         }
         self.keys.get(key)
     }

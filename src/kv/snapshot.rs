@@ -322,7 +322,7 @@ impl Restore {
         let expiry = partial.expiry;
         self.store
             .keys
-            .put_copied(&partial.key, &value, partial.revision, expiry);
+            .restore(&partial.key, &value, partial.revision, expiry);
         self.last_key = partial.key;
         Ok(())
     }
