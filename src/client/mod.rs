@@ -20,8 +20,8 @@
 //!
 //! This layer knows nothing of Raft, the log, or other nodes beyond what [`Node`] tells.
 //!
-//! Missing: users and permissions (the table's flags are there for them), TLS, MULTI, FEED, ONCE, SESSION and
-//! LEASE, CLIENT LIST and KILL.
+//! Missing: users and permissions (the table's flags are there for them), TLS, MULTI, FEED, ONCE and
+//! SESSION, CLIENT LIST and KILL.
 
 mod accept;
 mod codec;

@@ -6,6 +6,7 @@
 
 mod connection;
 mod expiry;
+mod leases;
 mod node;
 mod scans;
 mod strings;
@@ -206,6 +207,7 @@ pub(crate) fn rows() -> impl Iterator<Item = &'static Row> {
     let families = [
         strings::ROWS,
         expiry::ROWS,
+        leases::ROWS,
         scans::ROWS,
         node::ROWS,
         connection::ROWS,

@@ -73,9 +73,27 @@ pub enum Command {
     },
     /// FLUSHALL: answers `Ok`.
     FlushAll,
-    /// The leader's own: removes keys whose expiry is at or before the entry's time. Answers how many.
+    /// LEASE GRANT: answers the lease's number, which is the entry's index.
+    GrantLease {
+        /// Its life in milliseconds, from 1 to [`LIFE_MAX_MS`](super::LIFE_MAX_MS).
+        ttl_ms: u64,
+    },
+    /// LEASE KEEPALIVE: starts its life anew; answers how long that is, in milliseconds.
+    RenewLease {
+        /// The lease's number.
+        id: u64,
+    },
+    /// LEASE REVOKE: ends it now; answers how many keys went with it.
+    RevokeLease {
+        /// The lease's number.
+        id: u64,
+    },
+    /// A new leader's own: starts the lives of all leases anew. Answers how many.
+    RenewLeases,
+    /// The leader's own: removes what is due at the entry's time: keys with an expiry, leases with their keys. Answers
+    /// how many.
     ExpireDue {
-        /// At most so many.
+        /// After so many it stops; a lease and its keys go together.
         limit: u32,
     },
     /// The first leader's own: names the cluster. The first one applied counts, later ones change nothing.
@@ -111,16 +129,18 @@ pub enum Condition {
     IfRevision(u64),
 }
 
-/// What a SET does to the key's expiry.
+/// What a SET does to the key's expiry and lease.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SetExpiry {
-    /// Takes it away.
+    /// Takes both away.
     #[default]
     Clear,
-    /// KEEPTTL: leaves it.
+    /// KEEPTTL: leaves both.
     Keep,
-    /// EX, PX, EXAT, PXAT. A moment in the past leaves the key absent.
+    /// EX, PX, EXAT, PXAT: gives it another expiry and no lease. A moment in the past leaves the key absent.
     At(Moment),
+    /// LEASE: takes the expiry away, and lets the key go with the lease of this number.
+    Lease(u64),
 }
 
 /// What a SET answers.
@@ -175,6 +195,8 @@ pub enum Query {
     Revision(Bytes),
     /// DBSIZE: how many keys there are.
     Size,
+    /// LEASE INFO: a list of names and values: `ttl` and `remaining` in milliseconds, `keys` as a list.
+    Lease(u64),
 }
 
 /// A read of many keys, walked piece by piece over a [`View`](super::View) so that it stalls nobody.
@@ -265,7 +287,13 @@ impl Command {
             | Command::Persist { key } => (Some(key), &[], &[]),
             Command::Delete { keys } => (None, keys, &[]),
             Command::MultiSet { pairs } => (None, &[], pairs),
-            Command::FlushAll | Command::ExpireDue { .. } | Command::Bootstrap { .. } => (None, &[], &[]),
+            Command::FlushAll
+            | Command::GrantLease { .. }
+            | Command::RenewLease { .. }
+            | Command::RevokeLease { .. }
+            | Command::RenewLeases
+            | Command::ExpireDue { .. }
+            | Command::Bootstrap { .. } => (None, &[], &[]),
         };
         one.into_iter()
             .chain(many)

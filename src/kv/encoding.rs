@@ -44,6 +44,10 @@ const PERSIST: u8 = 9;
 const FLUSH_ALL: u8 = 10;
 const EXPIRE_DUE: u8 = 11;
 const BOOTSTRAP: u8 = 12;
+const GRANT_LEASE: u8 = 40;
+const RENEW_LEASE: u8 = 41;
+const REVOKE_LEASE: u8 = 42;
+const RENEW_LEASES: u8 = 43;
 
 /// A log entry's data: the command and the leader's time.
 pub fn encode_entry(time_ms: u64, command: &Command) -> Bytes {
@@ -155,14 +159,15 @@ fn put_command(out: &mut Vec<u8>, command: &Command) {
         }
         Command::Persist { key } => put_tag_and_bytes(out, PERSIST, &[key]),
         Command::FlushAll => out.push(FLUSH_ALL),
-        Command::ExpireDue { limit } => {
-            out.push(EXPIRE_DUE);
-            put_number(out, (*limit).into());
-        }
+        Command::ExpireDue { limit } => put_tag_and_number(out, EXPIRE_DUE, (*limit).into()),
         Command::Bootstrap { cluster_id } => {
             out.push(BOOTSTRAP);
             out.extend_from_slice(cluster_id);
         }
+        Command::GrantLease { ttl_ms } => put_tag_and_number(out, GRANT_LEASE, *ttl_ms),
+        Command::RenewLease { id } => put_tag_and_number(out, RENEW_LEASE, *id),
+        Command::RevokeLease { id } => put_tag_and_number(out, REVOKE_LEASE, *id),
+        Command::RenewLeases => out.push(RENEW_LEASES),
     }
 }
 
@@ -211,6 +216,12 @@ fn command(reader: &mut Reader) -> Result<Command, Malformed> {
         BOOTSTRAP => Command::Bootstrap {
             cluster_id: reader.array()?,
         },
+        GRANT_LEASE => Command::GrantLease {
+            ttl_ms: reader.number()?,
+        },
+        RENEW_LEASE => Command::RenewLease { id: reader.number()? },
+        REVOKE_LEASE => Command::RevokeLease { id: reader.number()? },
+        RENEW_LEASES => Command::RenewLeases,
         _ => return Err(reader.malformed("unknown command")),
     })
 }
@@ -222,16 +233,18 @@ fn put_tag_and_bytes(out: &mut Vec<u8>, tag: u8, strings: &[&[u8]]) {
     }
 }
 
+fn put_tag_and_number(out: &mut Vec<u8>, tag: u8, number: u64) {
+    out.push(tag);
+    put_number(out, number);
+}
+
 fn put_condition(out: &mut Vec<u8>, condition: &Condition) {
     match condition {
         Condition::Always => out.push(0),
         Condition::IfAbsent => out.push(1),
         Condition::IfPresent => out.push(2),
         Condition::IfEqual(old) => put_tag_and_bytes(out, 3, &[old]),
-        Condition::IfRevision(revision) => {
-            out.push(4);
-            put_number(out, *revision);
-        }
+        Condition::IfRevision(revision) => put_tag_and_number(out, 4, *revision),
     }
 }
 
@@ -271,6 +284,7 @@ fn put_set_expiry(out: &mut Vec<u8>, expiry: SetExpiry) {
             out.push(2);
             put_moment(out, moment);
         }
+        SetExpiry::Lease(id) => put_tag_and_number(out, 3, id),
     }
 }
 
@@ -279,6 +293,7 @@ fn set_expiry(reader: &mut Reader) -> Result<SetExpiry, Malformed> {
         0 => SetExpiry::Clear,
         1 => SetExpiry::Keep,
         2 => SetExpiry::At(moment(reader)?),
+        3 => SetExpiry::Lease(reader.number()?),
         _ => return Err(reader.malformed("unknown kind of expiry")),
     })
 }
@@ -455,6 +470,14 @@ mod tests {
                 },
                 b"\x01\x0c0123456789abcdef",
             ),
+            (
+                set(Condition::Always, SetExpiry::Lease(300), SetAnswer::Status),
+                b"\x01\x01\x01k\x03val\0\x03\xac\x02\0",
+            ),
+            (Command::GrantLease { ttl_ms: 30_000 }, b"\x01\x28\xb0\xea\x01"),
+            (Command::RenewLease { id: 300 }, b"\x01\x29\xac\x02"),
+            (Command::RevokeLease { id: 300 }, b"\x01\x2a\xac\x02"),
+            (Command::RenewLeases, b"\x01\x2b"),
         ]
     }
 }

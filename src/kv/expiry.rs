@@ -28,7 +28,7 @@ impl Write<'_> {
         let Some(record) = self.get(key) else {
             return Reply::Integer(0);
         };
-        if !condition.holds(record.expiry.map(NonZeroU64::get), at_ms) {
+        if !condition.holds(record.life.expiry.map(NonZeroU64::get), at_ms) {
             return Reply::Integer(0);
         }
         match self.to_come(at_ms) {
@@ -39,18 +39,25 @@ impl Write<'_> {
     }
 
     pub(super) fn persist(&mut self, key: &[u8]) -> Reply {
-        let expiring = self.get(key).is_some_and(|record| record.expiry.is_some());
+        let expiring = self.get(key).is_some_and(|record| record.life.expiry.is_some());
         if expiring {
             self.keys.set_expiry(key, self.index, None);
         }
         Reply::Integer(expiring.into())
     }
 
-    /// Removes what is due in the order of (expiry, key), so that every node stops at the same key.
+    /// Removes what is due: first keys, in the order of (expiry, key), then leases, so that every node stops at the
+    /// same place.
     pub(super) fn expire_due(&mut self, limit: u32) -> Reply {
+        let limit = limit as usize;
         let mut count = 0;
         while count < limit && self.keys.remove_first_due(self.time_ms) {
             count += 1;
+        }
+        while count < limit
+            && let Some(keys) = self.end_first_due_lease()
+        {
+            count += 1 + keys;
         }
         integer(count)
     }
@@ -74,7 +81,7 @@ pub(super) fn time_to_live(record: Option<&Record>, now_ms: u64, milliseconds: b
     let Some(record) = record else {
         return Reply::Integer(-2);
     };
-    let Some(at) = record.expiry else {
+    let Some(at) = record.life.expiry else {
         return Reply::Integer(-1);
     };
     let left_ms = at.get().saturating_sub(now_ms).max(1);

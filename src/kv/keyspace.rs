@@ -2,10 +2,11 @@
 //!
 //! - `bytes` is the sum of the lengths of all keys and values.
 //! - `expiries` has (expiry, key) for exactly the keys that have an expiry.
+//! - `leased` has exactly the keys that hang on a lease, by lease; no lease without keys.
 //! - `sum` is the wrapping sum of [`Record::weight`] over all keys. A sum, so that one change costs one
 //!   subtraction and one addition and the order of the changes leaves no trace.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
 
 use bytes::Bytes;
@@ -26,30 +27,48 @@ pub(super) struct Record {
     pub(super) value: Bytes,
     /// The index of the last write, at least 1.
     pub(super) revision: u64,
-    /// When the key goes: milliseconds since 1970-01-01 UTC.
-    pub(super) expiry: Option<NonZeroU64>,
+    /// How long the key stays.
+    pub(super) life: Life,
     /// [`digest`] of key and value, kept so that deleting a large value needs no second pass over it.
     pub(super) digest: u64,
 }
 
+/// What ends a key, whichever comes first; without either it stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Life {
+    /// When the key goes: milliseconds since 1970-01-01 UTC.
+    pub(super) expiry: Option<NonZeroU64>,
+    /// The lease with which it goes.
+    pub(super) lease: Option<NonZeroU64>,
+}
+
+impl Life {
+    /// Until this time, or for good.
+    pub(super) fn until(expiry: Option<NonZeroU64>) -> Life {
+        Life { expiry, lease: None }
+    }
+}
+
 impl Record {
-    /// Whether the key is gone at this time, though nothing may have removed it yet.
+    /// Whether the key is gone at this time, though nothing may have removed it yet. A lease that is due does not
+    /// make it so: it may still be renewed.
     pub(super) fn is_expired(&self, time_ms: u64) -> bool {
-        self.expiry.is_some_and(|at| at.get() <= time_ms)
+        self.life.expiry.is_some_and(|at| at.get() <= time_ms)
     }
 
     /// What the key adds to the state's hash.
     pub(super) fn weight(&self) -> u64 {
-        let mut words = [0; 24];
-        let expiry = self.expiry.map_or(0, NonZeroU64::get);
-        for (to, word) in words
-            .chunks_exact_mut(8)
-            .zip([self.digest, self.revision, expiry])
-        {
-            to.copy_from_slice(&word.to_le_bytes());
+        let expiry = self.life.expiry.map_or(0, NonZeroU64::get);
+        match self.life.lease {
+            None => hash_words([self.digest, self.revision, expiry]),
+            Some(lease) => hash_words([self.digest, self.revision, expiry, lease.get()]),
         }
-        xxh3_64(&words)
     }
+}
+
+/// A hash of a few numbers.
+pub(super) fn hash_words<const N: usize>(words: [u64; N]) -> u64 {
+    xxh3_64(words.map(u64::to_le_bytes).as_flattened())
 }
 
 /// A hash of key and value; hashed one by one, so that moving a byte from one to the other changes it.
@@ -62,6 +81,7 @@ pub(super) fn digest(key: &[u8], value: &[u8]) -> u64 {
 pub(super) struct Keyspace {
     map: OrdMap<Key, Record>,
     expiries: BTreeSet<(NonZeroU64, Key)>,
+    leased: BTreeMap<NonZeroU64, BTreeSet<Key>>,
     bytes: u64,
     sum: u64,
     /// What was done since the last entry.
@@ -74,60 +94,61 @@ impl Keyspace {
     }
 
     /// Writes a key, whatever was there.
-    pub(super) fn put(&mut self, key: &[u8], value: &Bytes, revision: u64, expiry: Option<NonZeroU64>) {
+    pub(super) fn put(&mut self, key: &[u8], value: &Bytes, revision: u64, life: Life) {
         let value = compact(value);
         self.changes.set(key, value.clone());
-        self.place(key, value, revision, expiry);
+        self.place(key, value, revision, life);
     }
 
     /// Writes a key of a state that is read from somewhere: that is no change. The record keeps nothing of the buffer
     /// that `value` is a slice of.
-    pub(super) fn restore(&mut self, key: &[u8], value: &Bytes, revision: u64, expiry: Option<NonZeroU64>) {
+    pub(super) fn restore(&mut self, key: &[u8], value: &Bytes, revision: u64, life: Life) {
         let value = if value.len() >= COPY_BELOW_BYTES && value.is_unique() {
             value.clone()
         } else {
             Bytes::copy_from_slice(value)
         };
-        self.place(key, value, revision, expiry);
+        self.place(key, value, revision, life);
     }
 
-    fn place(&mut self, key: &[u8], value: Bytes, revision: u64, expiry: Option<NonZeroU64>) {
+    fn place(&mut self, key: &[u8], value: Bytes, revision: u64, life: Life) {
         let (length, digest) = (value.len() as u64, digest(key, &value));
         let record = Record {
             value,
             revision,
-            expiry,
+            life,
             digest,
         };
         self.sum = self.sum.wrapping_add(record.weight());
         self.bytes += length;
-        let old_expiry = match self.map.get_mut(key) {
+        let old_life = match self.map.get_mut(key) {
             Some(slot) => {
                 let old = std::mem::replace(slot, record);
                 self.sum = self.sum.wrapping_sub(old.weight());
                 self.bytes -= old.value.len() as u64;
-                old.expiry
+                old.life
             }
             None => {
                 self.bytes += key.len() as u64;
                 self.map.insert(Key::new(key), record);
-                None
+                Life::default()
             }
         };
-        self.index_expiry(key, old_expiry, expiry);
+        self.index_life(key, old_life, life);
     }
 
-    /// Gives a key another expiry; nothing if the key is absent.
+    /// Gives a key another expiry, and leaves its lease; nothing if the key is absent.
     pub(super) fn set_expiry(&mut self, key: &[u8], revision: u64, expiry: Option<NonZeroU64>) {
         let Some(record) = self.map.get_mut(key) else {
             return;
         };
         self.sum = self.sum.wrapping_sub(record.weight());
-        let old_expiry = std::mem::replace(&mut record.expiry, expiry);
-        record.revision = revision;
+        let old_life = record.life;
+        let life = Life { expiry, ..old_life };
+        (record.life, record.revision) = (life, revision);
         self.sum = self.sum.wrapping_add(record.weight());
         self.changes.set(key, record.value.clone());
-        self.index_expiry(key, old_expiry, expiry);
+        self.index_life(key, old_life, life);
     }
 
     /// Takes a key away and gives its value.
@@ -161,7 +182,7 @@ impl Keyspace {
         let old = self.map.remove(key)?;
         self.sum = self.sum.wrapping_sub(old.weight());
         self.bytes -= (key.len() + old.value.len()) as u64;
-        self.index_expiry(key, old.expiry, None);
+        self.index_life(key, old.life, Life::default());
         Some(old.value)
     }
 
@@ -175,6 +196,16 @@ impl Keyspace {
             }
             _ => false,
         }
+    }
+
+    /// The keys that hang on this lease, in their order.
+    pub(super) fn leased(&self, lease: NonZeroU64) -> impl Iterator<Item = &Key> {
+        self.leased.get(&lease).into_iter().flatten()
+    }
+
+    /// How many they are.
+    pub(super) fn leased_len(&self, lease: NonZeroU64) -> usize {
+        self.leased.get(&lease).map_or(0, BTreeSet::len)
     }
 
     pub(super) fn next_expiry(&self) -> Option<u64> {
@@ -206,16 +237,31 @@ impl Keyspace {
         self.sum
     }
 
-    fn index_expiry(&mut self, key: &[u8], old: Option<NonZeroU64>, new: Option<NonZeroU64>) {
+    fn index_life(&mut self, key: &[u8], old: Life, new: Life) {
         if old == new {
             return;
         }
         let key = Key::new(key);
-        if let Some(at) = new {
-            self.expiries.insert((at, key.clone()));
+        if old.expiry != new.expiry {
+            if let Some(at) = new.expiry {
+                self.expiries.insert((at, key.clone()));
+            }
+            if let Some(at) = old.expiry {
+                self.expiries.remove(&(at, key.clone()));
+            }
         }
-        if let Some(at) = old {
-            self.expiries.remove(&(at, key));
+        if old.lease != new.lease {
+            if let Some(lease) = old.lease
+                && let Some(keys) = self.leased.get_mut(&lease)
+            {
+                keys.remove(&key);
+                if keys.is_empty() {
+                    self.leased.remove(&lease);
+                }
+            }
+            if let Some(lease) = new.lease {
+                self.leased.entry(lease).or_default().insert(key);
+            }
         }
     }
 }
@@ -235,11 +281,12 @@ impl Keyspace {
         let mut again = Keyspace::default();
         for (key, record) in &self.map {
             assert_eq!(record.digest, digest(key.as_slice(), &record.value));
-            again.restore(key.as_slice(), &record.value, record.revision, record.expiry);
+            again.restore(key.as_slice(), &record.value, record.revision, record.life);
         }
         assert_eq!(self.bytes, again.bytes);
         assert_eq!(self.sum, again.sum);
         assert_eq!(self.expiries, again.expiries);
+        assert_eq!(self.leased, again.leased);
     }
 }
 
@@ -251,9 +298,9 @@ mod tests {
     fn a_small_value_does_not_keep_its_entry_alive() {
         let entry = Bytes::from(vec![7; 1 << 20]);
         let mut keys = Keyspace::default();
-        keys.put(b"small", &entry.slice(..100), 1, None);
+        keys.put(b"small", &entry.slice(..100), 1, Life::default());
         assert!(entry.is_unique());
-        keys.put(b"large", &entry.slice(..100_000), 2, None);
+        keys.put(b"large", &entry.slice(..100_000), 2, Life::default());
         assert!(!entry.is_unique());
         keys.check();
     }
@@ -261,23 +308,27 @@ mod tests {
     #[test]
     fn every_part_of_a_record_weighs() {
         let mut sums = Vec::new();
-        let expiry = NonZeroU64::new(9);
-        for (key, value, revision, expiry) in [
-            ("ab", "c", 1, None),
-            ("a", "bc", 1, None),
-            ("ab", "d", 1, None),
-            ("ab", "c", 2, None),
-            ("ab", "c", 1, expiry),
-            ("ab", "c", 9, None),
+        let (stays, nine) = (Life::default(), NonZeroU64::new(9));
+        let lease = Life { lease: nine, ..stays };
+        for (key, value, revision, life) in [
+            ("ab", "c", 1, stays),
+            ("a", "bc", 1, stays),
+            ("ab", "d", 1, stays),
+            ("ab", "c", 2, stays),
+            ("ab", "c", 1, Life::until(nine)),
+            ("ab", "c", 1, lease),
+            ("ab", "c", 9, stays),
         ] {
             let mut keys = Keyspace::default();
-            keys.put(key.as_bytes(), &Bytes::from(value), revision, expiry);
+            keys.put(key.as_bytes(), &Bytes::from(value), revision, life);
+            keys.check();
             sums.push(keys.sum());
             keys.remove(key.as_bytes());
             assert_eq!((keys.sum(), keys.bytes(), keys.expiring_len()), (0, 0, 0));
+            assert_eq!(keys.leased.len(), 0);
         }
         sums.sort_unstable();
         sums.dedup();
-        assert_eq!(sums.len(), 6);
+        assert_eq!(sums.len(), 7);
     }
 }

@@ -21,10 +21,11 @@
 //! of them changes. Long reads and snapshots walk a [`View`] while writes go on.
 //!
 //! To be read in this order: `command` (what is asked and answered), this file, `keyspace` with `key` (the
-//! map), `strings` and `expiry` (the commands), `view` (long reads), `feed` (what has changed), `encoding`
-//! (the bytes in the log), `snapshot` (a state as a stream of chunks).
+//! map), `strings` and `expiry` (the commands), `lease` with `timed` (what ends at times of its own), `view`
+//! (long reads), `feed` (what has changed), `encoding` (the bytes in the log), `snapshot` (a state as a stream
+//! of chunks).
 //!
-//! Missing: leases, sessions and ONCE, MULTI, which each add to the state, to its hash and to
+//! Missing: sessions and ONCE, MULTI, which each add to the state, to its hash and to
 //! its snapshot; a cluster-wide feature level, so that nodes of different versions interpret an entry alike
 //! (until then a change of what a command means needs a new command tag, see `encoding`).
 
@@ -38,10 +39,12 @@ mod expiry;
 mod feed;
 mod key;
 mod keyspace;
+mod lease;
 #[cfg(test)]
 mod scripts;
 mod snapshot;
 mod strings;
+mod timed;
 #[cfg(test)]
 mod twin;
 mod view;
@@ -53,10 +56,12 @@ pub use encoding::{
     Malformed, decode_command, decode_entry, decode_reply, encode_command, encode_entry, encode_reply, stamp,
 };
 pub use feed::{Cursor, EVENTS_MAX, Event, HISTORY_MAX_BYTES, History};
+pub use lease::{LEASE_KEYS_MAX, LEASES_MAX, LIFE_MAX_MS};
 pub use snapshot::{CHUNK_MAX_BYTES, Restore, RestoreError};
 pub use view::{View, prefix_end};
 
 use keyspace::{Keyspace, Record};
+use lease::Leases;
 
 /// A key has 1 to this many bytes.
 pub const KEY_MAX_BYTES: usize = 4096;
@@ -68,6 +73,7 @@ pub const VALUE_MAX_BYTES: usize = 4 << 20;
 #[derive(Clone, Default)]
 pub struct Store {
     keys: Keyspace,
+    leases: Leases,
     /// Milliseconds since 1970-01-01 UTC, as stamped by leaders; never goes back; 0 before the first entry.
     time_ms: u64,
     /// `lastApplied` (Raft figure 2): 0 before the first entry.
@@ -83,12 +89,16 @@ pub struct Store {
 #[derive(Clone)]
 pub struct Garbage {
     _keys: Keyspace,
+    _leases: Leases,
 }
 
 impl From<Store> for Garbage {
     /// A state that another one has taken the place of.
     fn from(store: Store) -> Garbage {
-        Garbage { _keys: store.keys }
+        Garbage {
+            _keys: store.keys,
+            _leases: store.leases,
+        }
     }
 }
 
@@ -109,6 +119,7 @@ impl Store {
         }
         let mut write = Write {
             keys: &mut self.keys,
+            leases: &mut self.leases,
             index,
             time_ms: self.time_ms,
         };
@@ -128,10 +139,17 @@ impl Store {
             Command::MultiSet { pairs } => write.multi_set(pairs),
             Command::Expire { key, at, condition } => write.expire(key, *at, *condition),
             Command::Persist { key } => write.persist(key),
+            Command::GrantLease { ttl_ms } => write.grant_lease(*ttl_ms),
+            Command::RenewLease { id } => write.renew_lease(*id),
+            Command::RevokeLease { id } => write.revoke_lease(*id),
+            Command::RenewLeases => write.renew_leases(),
             Command::ExpireDue { limit } => write.expire_due(*limit),
             Command::FlushAll => {
                 let _keys = self.keys.clear();
-                self.garbage = Some(Garbage { _keys });
+                self.garbage = Some(Garbage {
+                    _keys,
+                    _leases: Leases::default(),
+                });
                 Reply::Ok
             }
             Command::Bootstrap { cluster_id } => {
@@ -169,6 +187,7 @@ impl Store {
             }
             Query::Revision(key) => integer(self.get(key).map_or(0, |record| record.revision)),
             Query::Size => integer(self.keys.len()),
+            Query::Lease(id) => lease::describe(self, *id, now_ms.max(self.time_ms)),
         }
     }
 
@@ -177,10 +196,10 @@ impl Store {
         View::new(self)
     }
 
-    /// A hash of keys, values, revisions, expiries, time and cluster id. The applied index is no part of it:
+    /// A hash of keys, values, revisions, expiries, leases, time and cluster id. The applied index is no part of it:
     /// nodes compare hashes at the same index.
     pub fn hash(&self) -> u64 {
-        state_hash(self.keys.sum(), self.time_ms, self.cluster_id)
+        state_hash(self.sum(), self.time_ms, self.cluster_id)
     }
 
     /// The store's time in milliseconds since 1970-01-01 UTC: the largest an entry has carried, 0 before the
@@ -194,9 +213,10 @@ impl Store {
         self.applied
     }
 
-    /// The earliest expiry of all keys, in milliseconds since 1970-01-01 UTC; it may have passed.
+    /// When the first of the keys and leases is due, in milliseconds since 1970-01-01 UTC; it may have passed.
     pub fn next_expiry(&self) -> Option<u64> {
-        self.keys.next_expiry()
+        let leases = self.leases.next_deadline();
+        self.keys.next_expiry().into_iter().chain(leases).min()
     }
 
     /// How many keys there are; expired ones count until they are removed, as in Redis.
@@ -217,6 +237,11 @@ impl Store {
     /// How many keys have an expiry.
     pub fn expiring_len(&self) -> usize {
         self.keys.expiring_len()
+    }
+
+    /// How many leases there are.
+    pub fn leases_len(&self) -> usize {
+        self.leases.len()
     }
 
     /// The cluster's name, once it was bootstrapped.
@@ -241,6 +266,11 @@ impl Store {
     /// nobody waits; if nobody takes it, the next entry drops it.
     pub fn take_garbage(&mut self) -> Option<Garbage> {
         self.garbage.take()
+    }
+
+    /// What everything but time and cluster id adds to the hash.
+    fn sum(&self) -> u64 {
+        self.keys.sum().wrapping_add(self.leases.sum())
     }
 
     fn get(&self, key: &[u8]) -> Option<&Record> {
@@ -273,6 +303,7 @@ impl fmt::Debug for Garbage {
 /// One entry being applied.
 struct Write<'a> {
     keys: &'a mut Keyspace,
+    leases: &'a mut Leases,
     /// The entry's index: the revision of what it writes.
     index: u64,
     /// The store's time, the entry's taken in.
@@ -299,6 +330,12 @@ fn refusal(command: &Command) -> Option<Reply> {
         let text = format!("a key is 1 to {KEY_MAX_BYTES} bytes long");
         return Some(Reply::error(Code::Err, text));
     }
+    if let Command::GrantLease { ttl_ms } = command
+        && !(1..=LIFE_MAX_MS).contains(ttl_ms)
+    {
+        let text = format!("a lease lives for 1 to {LIFE_MAX_MS} ms; nothing was done");
+        return Some(Reply::error(Code::Err, text));
+    }
     let too_long = match command {
         Command::Set { value, .. } => value.len() > VALUE_MAX_BYTES,
         Command::MultiSet { pairs } => pairs.iter().any(|(_, value)| value.len() > VALUE_MAX_BYTES),
@@ -321,7 +358,7 @@ fn integer(number: impl TryInto<i64>) -> Reply {
     Reply::Integer(number.try_into().unwrap_or(i64::MAX))
 }
 
-/// The hash of a state whose keys weigh `sum`.
+/// The hash of a state in which everything else weighs `sum`.
 fn state_hash(sum: u64, time_ms: u64, cluster_id: Option<[u8; 16]>) -> u64 {
     let mut rest = time_ms.to_le_bytes().to_vec();
     rest.extend(cluster_id.iter().flatten());

@@ -2,15 +2,18 @@
 //!
 //! ```text
 //! head      1 │ 1 │ applied │ time │ 0, or 1 and the cluster id │ count │ bytes │ hash u64 │ check u64
-//! records   1 │ 2 │ the rest of a value │ record │ record │ ... │ record, perhaps without the end of its value
-//! record    key │ revision │ expiry, 0 for none │ value
+//! leases    1 │ 4 │ lease │ lease │ ... │ lease
+//! lease     number │ life │ deadline
+//! records   1 │ 2 or 3 │ the rest of a value │ record │ ... │ record, perhaps without the end of its value
+//! record    key │ revision │ expiry, 0 for none │ in chunks of kind 3: lease, 0 for none │ value
 //! ```
 //!
-//! The first 1 of a chunk is the version of this form. The head comes first, then records in the order of
-//! their keys, cut into chunks wherever one is full; only a value is ever cut. Numbers are varints, keys and
-//! values come after their length, `hash` and `check` are 8 bytes, little-endian. `hash` is [`Store::hash`],
-//! which covers everything but the applied index; `check` is a hash of the head's bytes before it, which
-//! covers that one too.
+//! The first 1 of a chunk is the version of this form, the number behind it the kind of the chunk. The head comes
+//! first, then the leases in the order of their numbers, then records in the order of their keys, cut into chunks
+//! wherever one is full; only a value is ever cut. Records are of kind 3 if there is any lease. Numbers are varints,
+//! keys and values come after their length, `hash` and `check` are 8 bytes, little-endian. `count` is that of the
+//! keys. `hash` is [`Store::hash`], which covers everything but the applied index; `check` is a hash of the head's
+//! bytes before it, which covers that one too.
 //!
 //! **Trust.** Chunks come from a disk or from another node. Each is checked as it comes, the whole when it
 //! has come: a [`Restore`] gives the state that the stream was made of, or a reason, and takes memory for what
@@ -19,6 +22,7 @@
 //! **Memory.** A [`View`] is O(1); a chunk is made when it is asked for, and nothing else is copied. What
 //! writes overwrite meanwhile stays in memory as long as the view does.
 
+use std::iter::Peekable;
 use std::num::NonZeroU64;
 
 use bytes::Bytes;
@@ -26,18 +30,21 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::encoding::fields::{Malformed, Reader, put_bytes, put_number};
 use super::key::Key;
-use super::keyspace::Record;
+use super::keyspace::{Life, Record};
+use super::lease::{LEASES_MAX, Lease};
 use super::{KEY_MAX_BYTES, Store, VALUE_MAX_BYTES, View};
 
 const VERSION: u8 = 1;
 const HEAD: u8 = 1;
 const RECORDS: u8 = 2;
+const RECORDS_AND_LEASES: u8 = 3;
+const LEASES: u8 = 4;
 
 /// A chunk is full from here on. It may exceed this by a record without its value.
 const CHUNK_BYTES: usize = 128 << 10;
 
-/// The longest record without its value: a key, its length, three numbers.
-const RECORD_HEAD_MAX_BYTES: usize = KEY_MAX_BYTES + 40;
+/// The longest record without its value: a key and its length, and at most four numbers.
+const RECORD_HEAD_MAX_BYTES: usize = KEY_MAX_BYTES + 50;
 
 /// The longest chunk that a [`View`] gives.
 pub const CHUNK_MAX_BYTES: usize = CHUNK_BYTES + RECORD_HEAD_MAX_BYTES;
@@ -77,9 +84,19 @@ impl View {
     /// The state in chunks of about 128 KiB, each made when it is asked for. The same state gives the same
     /// chunks on every node. At least one.
     pub fn chunks(&self) -> impl Iterator<Item = Bytes> + Send + use<'_> {
+        let kind = if self.leases().is_empty() {
+            RECORDS
+        } else {
+            RECORDS_AND_LEASES
+        };
+        let leases = self.leases().iter().map(|(id, lease)| Item::Lease(*id, lease));
+        let records = self
+            .all()
+            .map(move |(key, record)| Item::Record(kind, key, record));
         Chunks {
             head: Some(head(self)),
-            records: self.all(),
+            items: leases.chain(records).peekable(),
+            kind,
             value: Bytes::new(),
         }
     }
@@ -104,23 +121,66 @@ fn head(view: &View) -> Bytes {
     out.into()
 }
 
-struct Chunks<I> {
+/// What stands in a chunk.
+enum Item<'a> {
+    Lease(NonZeroU64, &'a Lease),
+    /// With the kind of its chunk.
+    Record(u8, &'a Key, &'a Record),
+}
+
+impl Item<'_> {
+    /// The kind of the chunk that it may stand in.
+    fn kind(&self) -> u8 {
+        match self {
+            Item::Lease(..) => LEASES,
+            Item::Record(kind, ..) => *kind,
+        }
+    }
+
+    /// Writes all but the bytes of the value, and gives those.
+    fn put(&self, out: &mut Vec<u8>) -> Bytes {
+        match self {
+            Item::Lease(id, lease) => {
+                put_number(out, id.get());
+                put_number(out, lease.ttl_ms);
+                put_number(out, lease.deadline_ms);
+                Bytes::new()
+            }
+            Item::Record(kind, key, record) => {
+                put_bytes(out, key.as_slice());
+                put_number(out, record.revision);
+                put_number(out, record.life.expiry.map_or(0, NonZeroU64::get));
+                if *kind == RECORDS_AND_LEASES {
+                    put_number(out, record.life.lease.map_or(0, NonZeroU64::get));
+                }
+                put_number(out, record.value.len() as u64);
+                record.value.clone()
+            }
+        }
+    }
+}
+
+struct Chunks<I: Iterator> {
     head: Option<Bytes>,
-    records: I,
-    /// What the last chunk had no room for.
+    items: Peekable<I>,
+    /// The kind of the last chunk.
+    kind: u8,
+    /// What it had no room for.
     value: Bytes,
 }
 
-impl<'a, I: Iterator<Item = (&'a Key, &'a Record)>> Iterator for Chunks<I> {
+impl<'a, I: Iterator<Item = Item<'a>>> Iterator for Chunks<I> {
     type Item = Bytes;
 
     fn next(&mut self) -> Option<Bytes> {
         if let Some(head) = self.head.take() {
             return Some(head);
         }
+        if self.value.is_empty() {
+            self.kind = self.items.peek()?.kind();
+        }
         let mut out = Vec::with_capacity(CHUNK_MAX_BYTES);
-        out.extend_from_slice(&[VERSION, RECORDS]);
-        let empty = out.len();
+        out.extend_from_slice(&[VERSION, self.kind]);
         loop {
             let room = CHUNK_BYTES.saturating_sub(out.len());
             let part = self.value.split_to(self.value.len().min(room));
@@ -128,16 +188,12 @@ impl<'a, I: Iterator<Item = (&'a Key, &'a Record)>> Iterator for Chunks<I> {
             if out.len() >= CHUNK_BYTES {
                 break;
             }
-            let Some((key, record)) = self.records.next() else {
+            let Some(item) = self.items.next_if(|item| item.kind() == self.kind) else {
                 break;
             };
-            put_bytes(&mut out, key.as_slice());
-            put_number(&mut out, record.revision);
-            put_number(&mut out, record.expiry.map_or(0, NonZeroU64::get));
-            put_number(&mut out, record.value.len() as u64);
-            self.value = record.value.clone();
+            self.value = item.put(&mut out);
         }
-        (out.len() > empty).then(|| out.into())
+        Some(out.into())
     }
 }
 
@@ -148,6 +204,7 @@ pub struct Restore {
     store: Store,
     /// The last key that came.
     last_key: Bytes,
+    last_lease: u64,
     partial: Option<Partial>,
     chunks: u64,
 }
@@ -164,7 +221,7 @@ struct Head {
 struct Partial {
     key: Bytes,
     revision: u64,
-    expiry: Option<NonZeroU64>,
+    life: Life,
     value: Vec<u8>,
     /// How much is still to come.
     rest: usize,
@@ -226,12 +283,14 @@ impl Restore {
         reader.version(VERSION)?;
         match (reader.byte()?, &self.head) {
             (HEAD, None) => self.read_head(&chunk, &mut reader),
-            (RECORDS, Some(head)) => {
-                let count = head.count;
-                self.read_records(&mut reader, count)
-            }
             (HEAD, Some(_)) => Err(reader.malformed("a second head")),
-            (RECORDS, None) => Err(reader.malformed("records before the head")),
+            (_, None) => Err(reader.malformed("a chunk before the head")),
+            (_, Some(_)) if reader.is_empty() => Err(reader.malformed("a chunk of nothing")),
+            (kind @ (RECORDS | RECORDS_AND_LEASES), Some(head)) => {
+                let count = head.count;
+                self.read_records(&mut reader, kind, count)
+            }
+            (LEASES, Some(_)) => self.read_leases(&mut reader),
             _ => Err(reader.malformed("an unknown kind of chunk")),
         }
     }
@@ -261,10 +320,28 @@ impl Restore {
         Ok(())
     }
 
-    fn read_records(&mut self, reader: &mut Reader, count: u64) -> Result<(), Malformed> {
-        if reader.is_empty() {
-            return Err(reader.malformed("a chunk without records"));
+    fn read_leases(&mut self, reader: &mut Reader) -> Result<(), Malformed> {
+        while !reader.is_empty() {
+            let id = reader.number()?;
+            if id <= self.last_lease || id > self.store.applied {
+                return Err(reader.malformed("a lease outside the log, or not behind the one before it"));
+            }
+            if self.store.leases.len() >= LEASES_MAX {
+                return Err(reader.malformed("more leases than there may be"));
+            }
+            self.last_lease = id;
+            let lease = Lease {
+                ttl_ms: reader.number()?,
+                deadline_ms: reader.number()?,
+            };
+            if let Some(id) = NonZeroU64::new(id) {
+                self.store.leases.put(id, lease);
+            }
         }
+        Ok(())
+    }
+
+    fn read_records(&mut self, reader: &mut Reader, kind: u8, count: u64) -> Result<(), Malformed> {
         if let Some(partial) = self.partial.take() {
             self.take_value(partial, reader)?;
         }
@@ -283,7 +360,10 @@ impl Restore {
             if revision == 0 || revision > self.store.applied {
                 return Err(reader.malformed("a revision outside the log"));
             }
-            let expiry = NonZeroU64::new(reader.number()?);
+            let life = Life {
+                expiry: NonZeroU64::new(reader.number()?),
+                lease: self.lease_of_record(reader, kind)?,
+            };
             let length = usize::try_from(reader.number()?).unwrap_or(usize::MAX);
             if length > VALUE_MAX_BYTES {
                 return Err(reader.malformed("a value longer than a value may be"));
@@ -291,7 +371,7 @@ impl Restore {
             let partial = Partial {
                 key,
                 revision,
-                expiry,
+                life,
                 value: Vec::new(),
                 rest: length,
             };
@@ -300,6 +380,17 @@ impl Restore {
         // A slice would keep the chunk alive.
         self.last_key = Bytes::copy_from_slice(&self.last_key);
         Ok(())
+    }
+
+    fn lease_of_record(&self, reader: &mut Reader, kind: u8) -> Result<Option<NonZeroU64>, Malformed> {
+        if kind == RECORDS {
+            return Ok(None);
+        }
+        let lease = NonZeroU64::new(reader.number()?);
+        if lease.is_some_and(|id| self.store.leases.get(&id).is_none()) {
+            return Err(reader.malformed("a key on a lease that did not come"));
+        }
+        Ok(lease)
     }
 
     /// Takes the value, or as much of it as is there.
@@ -319,10 +410,8 @@ impl Restore {
             // Exactly as long as it need be, for it stays.
             partial.value.into_boxed_slice().into()
         };
-        let expiry = partial.expiry;
-        self.store
-            .keys
-            .restore(&partial.key, &value, partial.revision, expiry);
+        let (revision, life) = (partial.revision, partial.life);
+        self.store.keys.restore(&partial.key, &value, revision, life);
         self.last_key = partial.key;
         Ok(())
     }
@@ -390,6 +479,8 @@ mod tests {
         );
         assert_eq!(again.view().recompute_hash(), store.hash());
         again.keys.check();
+        again.leases.check();
+        assert_eq!(again.leases_len(), store.leases_len());
     }
 
     proptest! {
@@ -420,8 +511,9 @@ mod tests {
 
     #[test]
     fn every_flipped_byte_and_every_cut_is_seen() {
+        // The head, leases, records.
         let whole = chunks(&any_store(11, 60));
-        assert_eq!(whole.len(), 2);
+        assert_eq!(whole.len(), 3);
         for (at, chunk) in whole.iter().enumerate() {
             for offset in 0..chunk.len() {
                 for bits in [1, 0x10, 0x80, 0xff] {
@@ -522,5 +614,29 @@ mod tests {
             records[..],
             b"\x01\x02\x01a\x01\0\x03\0\0\0\x01b\x04\xe8\x07\0"[..]
         );
+    }
+
+    /// As above, for what came later.
+    #[test]
+    fn golden_with_leases() {
+        let mut store = with(&[("a", 3)]);
+        store.apply(2, 300, &Command::GrantLease { ttl_ms: 30_000 });
+        let set = Command::Set {
+            key: Bytes::from("b"),
+            value: Bytes::new(),
+            condition: crate::kv::Condition::Always,
+            expiry: crate::kv::SetExpiry::Lease(2),
+            answer: crate::kv::SetAnswer::Status,
+        };
+        store.apply(3, 300, &set);
+        let chunks = chunks(&store);
+        assert_eq!(chunks[0].len(), 24);
+        assert_eq!(chunks[1][..], b"\x01\x04\x02\xb0\xea\x01\xdc\xec\x01"[..]);
+        assert_eq!(
+            chunks[2][..],
+            b"\x01\x03\x01a\x01\0\0\x03\0\0\0\x01b\x03\0\x02\0"[..]
+        );
+        assert_eq!(store.hash(), 8_829_790_302_892_935_858);
+        assert_equal(&store, &restore(&chunks).unwrap());
     }
 }

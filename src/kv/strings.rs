@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::keyspace::Record;
+use super::keyspace::{Life, Record};
 use super::{
     Code, Condition, Reply, SetAnswer, SetExpiry, VALUE_MAX_BYTES, Write, integer, value_or_nil,
     value_too_long,
@@ -17,19 +17,16 @@ impl Write<'_> {
         expiry: SetExpiry,
         answer: SetAnswer,
     ) -> Reply {
-        let at_ms = match expiry {
-            SetExpiry::At(moment) => match self.resolve(moment) {
-                Some(at_ms) => Some(at_ms),
-                None => return Reply::error(Code::Err, "invalid expire time in 'set' command"),
-            },
-            SetExpiry::Clear | SetExpiry::Keep => None,
+        let end = match self.set_end(key, expiry) {
+            Ok(end) => end,
+            Err(refusal) => return refusal,
         };
         // A plain SET, which most are, need not look before it writes.
         let plain =
             *condition == Condition::Always && expiry != SetExpiry::Keep && answer != SetAnswer::OldValue;
         let old = if plain { None } else { self.get(key) };
         let holds = condition.holds(old);
-        let kept = old.and_then(|record| record.expiry);
+        let kept = old.map(|record| record.life).unwrap_or_default();
         let reply = match (answer, holds) {
             (SetAnswer::OldValue, _) => value_or_nil(old),
             (SetAnswer::Status, true) => Reply::Ok,
@@ -37,16 +34,31 @@ impl Write<'_> {
             (SetAnswer::Count, _) => Reply::Integer(holds.into()),
         };
         if holds {
-            match at_ms {
-                None if expiry == SetExpiry::Keep => self.keys.put(key, value, self.index, kept),
-                None => self.keys.put(key, value, self.index, None),
-                Some(at_ms) => match self.to_come(at_ms) {
-                    Some(at) => self.keys.put(key, value, self.index, Some(at)),
-                    None => drop(self.keys.remove(key)),
-                },
+            match end {
+                SetEnd::Kept => self.keys.put(key, value, self.index, kept),
+                SetEnd::Given(life) => self.keys.put(key, value, self.index, life),
+                SetEnd::Passed => drop(self.keys.remove(key)),
             }
         }
         reply
+    }
+
+    /// What a SET makes of the key's life; or why no SET of this key may ask for that.
+    fn set_end(&self, key: &[u8], expiry: SetExpiry) -> Result<SetEnd, Reply> {
+        Ok(match expiry {
+            SetExpiry::Clear => SetEnd::Given(Life::default()),
+            SetExpiry::Keep => SetEnd::Kept,
+            SetExpiry::Lease(lease) => SetEnd::Given(self.on_lease(key, lease)?),
+            SetExpiry::At(moment) => match self.resolve(moment) {
+                Some(at_ms) => match self.to_come(at_ms) {
+                    Some(at) => SetEnd::Given(Life::until(Some(at))),
+                    None => SetEnd::Passed,
+                },
+                None => {
+                    return Err(Reply::error(Code::Err, "invalid expire time in 'set' command"));
+                }
+            },
+        })
     }
 
     pub(super) fn delete(&mut self, keys: &[Bytes]) -> Reply {
@@ -78,7 +90,7 @@ impl Write<'_> {
 
     pub(super) fn increment(&mut self, key: &[u8], by: i64) -> Reply {
         let old = self.get(key);
-        let kept = old.and_then(|record| record.expiry);
+        let kept = old.map(|record| record.life).unwrap_or_default();
         let Some(number) = old.map_or(Some(0), |record| parse_integer(&record.value)) else {
             return Reply::error(Code::Err, "value is not an integer or out of range");
         };
@@ -92,7 +104,7 @@ impl Write<'_> {
 
     pub(super) fn append(&mut self, key: &[u8], value: &Bytes) -> Reply {
         let old = self.get(key);
-        let kept = old.and_then(|record| record.expiry);
+        let kept = old.map(|record| record.life).unwrap_or_default();
         let old = old.map_or(&[][..], |record| &record.value);
         let length = old.len() + value.len();
         if length > VALUE_MAX_BYTES {
@@ -105,10 +117,19 @@ impl Write<'_> {
 
     pub(super) fn multi_set(&mut self, pairs: &[(Bytes, Bytes)]) -> Reply {
         for (key, value) in pairs {
-            self.keys.put(key, value, self.index, None);
+            self.keys.put(key, value, self.index, Life::default());
         }
         Reply::Ok
     }
+}
+
+/// The life of the key that a SET writes.
+enum SetEnd {
+    /// As it was.
+    Kept,
+    Given(Life),
+    /// It would have ended already.
+    Passed,
 }
 
 impl Condition {

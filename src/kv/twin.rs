@@ -12,11 +12,14 @@ struct Row {
     value: Vec<u8>,
     revision: u64,
     expiry: Option<i64>,
+    lease: Option<u64>,
 }
 
 #[derive(Clone, Default)]
 struct Twin {
     rows: BTreeMap<Vec<u8>, Row>,
+    /// Lives and deadlines.
+    leases: BTreeMap<u64, (i64, i64)>,
     time: i64,
     index: u64,
 }
@@ -46,19 +49,19 @@ impl Twin {
                 let row = self.row(key);
                 let mut whole = row.as_ref().map_or(Vec::new(), |row| row.value.clone());
                 whole.extend_from_slice(value);
-                self.write(key, &whole, row.and_then(|row| row.expiry));
+                self.write_on(key, &whole, row);
                 Reply::Integer(whole.len() as i64)
             }
             Command::MultiSet { pairs } => {
                 for (key, value) in pairs {
-                    self.write(key, value, None);
+                    self.write(key, value, None, None);
                 }
                 Reply::Ok
             }
             Command::Expire { key, at, condition } => self.expire(key, *at, *condition),
             Command::Persist { key } => match self.row(key) {
                 Some(row) if row.expiry.is_some() => {
-                    self.write(key, &row.value, None);
+                    self.write(key, &row.value, None, row.lease);
                     Reply::Integer(1)
                 }
                 _ => Reply::Integer(0),
@@ -67,6 +70,10 @@ impl Twin {
                 self.rows.clear();
                 Reply::Ok
             }
+            Command::GrantLease { .. }
+            | Command::RenewLease { .. }
+            | Command::RevokeLease { .. }
+            | Command::RenewLeases => self.lease(command),
             Command::ExpireDue { limit } => self.expire_due(*limit),
             Command::Bootstrap { .. } => Reply::Ok,
         }
@@ -89,6 +96,7 @@ impl Twin {
                 Some(at) => Some(at),
                 None => return Reply::error(Code::Err, "invalid expire time in 'set' command"),
             },
+            SetExpiry::Lease(id) if !self.leases.contains_key(id) => return no_lease(*id),
             _ => None,
         };
         let old = self.row(key);
@@ -100,9 +108,13 @@ impl Twin {
             Condition::IfRevision(n) => old.as_ref().map_or(0, |row| row.revision) == *n,
         };
         if holds {
-            let kept = old.as_ref().and_then(|row| row.expiry);
-            let at = if *expiry == SetExpiry::Keep { kept } else { at };
-            self.write(key, new, at);
+            let kept = old.as_ref().map_or((None, None), |row| (row.expiry, row.lease));
+            let (at, lease) = match expiry {
+                SetExpiry::Keep => kept,
+                SetExpiry::Lease(id) => (None, Some(*id)),
+                _ => (at, None),
+            };
+            self.write(key, new, at, lease);
         }
         match answer {
             SetAnswer::Status if holds => Reply::Ok,
@@ -132,7 +144,7 @@ impl Twin {
             ExpireCondition::IfEarlier => row.expiry.is_none() || at < current,
         };
         if holds {
-            self.write(key, &row.value, Some(at));
+            self.write(key, &row.value, Some(at), row.lease);
         }
         Reply::Integer(holds as i64)
     }
@@ -144,13 +156,45 @@ impl Twin {
         match text.parse::<i64>() {
             Ok(number) if number.to_string() == text => match number.checked_add(by) {
                 Some(sum) => {
-                    self.write(key, sum.to_string().as_bytes(), row.and_then(|row| row.expiry));
+                    self.write_on(key, sum.to_string().as_bytes(), row);
                     Reply::Integer(sum)
                 }
                 None => Reply::error(Code::Err, "increment or decrement would overflow"),
             },
             _ => Reply::error(Code::Err, "value is not an integer or out of range"),
         }
+    }
+
+    fn lease(&mut self, command: &Command) -> Reply {
+        Reply::Integer(match command {
+            Command::GrantLease { ttl_ms } => {
+                let ttl = *ttl_ms as i64;
+                self.leases.insert(self.index, (ttl, self.time + ttl));
+                self.index as i64
+            }
+            Command::RenewLease { id } => match self.leases.get_mut(id) {
+                Some((ttl, deadline)) => {
+                    *deadline = self.time + *ttl;
+                    *ttl
+                }
+                None => return no_lease(*id),
+            },
+            Command::RevokeLease { id } if self.leases.contains_key(id) => self.end_lease(*id),
+            Command::RevokeLease { id } => return no_lease(*id),
+            _ => {
+                for (ttl, deadline) in self.leases.values_mut() {
+                    *deadline = self.time + *ttl;
+                }
+                self.leases.len() as i64
+            }
+        })
+    }
+
+    fn end_lease(&mut self, id: u64) -> i64 {
+        let count = self.live().filter(|(_, row)| row.lease == Some(id)).count();
+        self.rows.retain(|_, row| row.lease != Some(id));
+        self.leases.remove(&id);
+        count as i64
     }
 
     fn expire_due(&mut self, limit: u32) -> Reply {
@@ -163,7 +207,19 @@ impl Twin {
         due.sort();
         due.truncate(limit as usize);
         due.iter().for_each(|(_, key)| drop(self.rows.remove(key)));
-        Reply::Integer(due.len() as i64)
+        let mut count = due.len() as i64;
+        while count < limit as i64 {
+            let due = self
+                .leases
+                .iter()
+                .map(|(id, (_, deadline))| (*deadline, *id))
+                .min();
+            let Some((_, id)) = due.filter(|(deadline, _)| *deadline <= self.time) else {
+                break;
+            };
+            count += 1 + self.end_lease(id);
+        }
+        Reply::Integer(count)
     }
 
     /// The row, unless it has expired; then it goes.
@@ -182,7 +238,13 @@ impl Twin {
         row
     }
 
-    fn write(&mut self, key: &[u8], value: &[u8], expiry: Option<i64>) {
+    /// Writes a value and leaves what ends the key.
+    fn write_on(&mut self, key: &[u8], value: &[u8], row: Option<Row>) {
+        let (expiry, lease) = row.map_or((None, None), |row| (row.expiry, row.lease));
+        self.write(key, value, expiry, lease);
+    }
+
+    fn write(&mut self, key: &[u8], value: &[u8], expiry: Option<i64>, lease: Option<u64>) {
         let (value, revision) = (value.to_vec(), self.index);
         if expiry.is_some_and(|at| at <= self.time) {
             self.rows.remove(key);
@@ -191,6 +253,7 @@ impl Twin {
                 value,
                 revision,
                 expiry,
+                lease,
             };
             self.rows.insert(key.to_vec(), row);
         }
@@ -224,8 +287,33 @@ impl Twin {
             }),
             Query::Revision(key) => Reply::Integer(get(key).map_or(0, |row| row.revision as i64)),
             Query::Size => Reply::Integer(self.rows.len() as i64),
+            Query::Lease(id) => self.describe(*id, now_ms),
         }
     }
+}
+
+impl Twin {
+    fn describe(&self, id: u64, now_ms: u64) -> Reply {
+        let Some((ttl, deadline)) = self.leases.get(&id) else {
+            return no_lease(id);
+        };
+        let text = |text: &[u8]| Reply::Value(Bytes::copy_from_slice(text));
+        let keys = self.live().filter(|(_, row)| row.lease == Some(id));
+        let left = (deadline - self.time.max(now_ms as i64)).max(0);
+        Reply::List(vec![
+            text(b"ttl"),
+            Reply::Integer(*ttl),
+            text(b"remaining"),
+            Reply::Integer(left),
+            text(b"keys"),
+            Reply::List(keys.map(|(key, _)| text(key)).collect()),
+        ])
+    }
+}
+
+fn no_lease(id: u64) -> Reply {
+    let text = format!("there is no lease {id}: it has ended or was never granted; nothing was done");
+    Reply::error(Code::Err, text)
 }
 
 fn value(row: Option<Row>) -> Reply {
@@ -271,7 +359,7 @@ fn any_moment(rng: &mut Rng, now_ms: u64) -> Moment {
 /// Some command, about a dozen keys and at some time around `now_ms`.
 pub(super) fn any_command(rng: &mut Rng, now_ms: u64) -> Command {
     let key = any_key(rng);
-    match rng.below(40) {
+    match rng.below(48) {
         0..12 => Command::Set {
             key,
             value: any_value(rng),
@@ -282,9 +370,10 @@ pub(super) fn any_command(rng: &mut Rng, now_ms: u64) -> Command {
                 3 => Condition::IfRevision(rng.below(4) * rng.below(100)),
                 _ => Condition::Always,
             },
-            expiry: match rng.below(4) {
+            expiry: match rng.below(6) {
                 0 => SetExpiry::Keep,
                 1 => SetExpiry::Clear,
+                2 | 3 => SetExpiry::Lease(any_lease(rng)),
                 _ => SetExpiry::At(any_moment(rng, now_ms)),
             },
             answer: [SetAnswer::Status, SetAnswer::OldValue, SetAnswer::Count][rng.below(3) as usize],
@@ -325,17 +414,37 @@ pub(super) fn any_command(rng: &mut Rng, now_ms: u64) -> Command {
         36..39 => Command::ExpireDue {
             limit: rng.below(4) as u32,
         },
-        _ if rng.one_in(8) => Command::FlushAll,
-        _ => Command::Bootstrap {
+        39 if rng.one_in(8) => Command::FlushAll,
+        39 => Command::Bootstrap {
             cluster_id: [rng.below(256) as u8; 16],
         },
+        _ => any_lease_command(rng),
+    }
+}
+
+/// Often one that was granted, as entries count from 1.
+fn any_lease(rng: &mut Rng) -> u64 {
+    let below = 1 << rng.below(11);
+    rng.below(below)
+}
+
+fn any_lease_command(rng: &mut Rng) -> Command {
+    let id = any_lease(rng);
+    match rng.below(16) {
+        0..9 => Command::GrantLease {
+            ttl_ms: 1 + rng.below(400),
+        },
+        9..13 => Command::RenewLease { id },
+        13 | 14 => Command::RevokeLease { id },
+        _ => Command::RenewLeases,
     }
 }
 
 fn any_query(rng: &mut Rng) -> Query {
     let key = any_key(rng);
     let keys = vec![key.clone(), any_key(rng), key.clone()];
-    match rng.below(9) {
+    match rng.below(10) {
+        9 => Query::Lease(any_lease(rng)),
         0 => Query::Get(key),
         1 => Query::MultiGet(keys),
         2 => Query::Exists(keys),
@@ -379,14 +488,14 @@ fn run(seed: u64, steps: u64) {
         let command = any_command(&mut rng, time_ms);
         let (bytes, expiring) = (store.bytes(), store.expiring_len());
         let growth = store.growth(&command);
-        let sum = store.keys.sum();
+        let sum = store.sum();
         let reply = store.apply(index, time_ms, &command);
         let expected = twin.apply(index, time_ms, &command);
         assert_eq!(reply, expected, "seed {seed}, index {index}, {command:?}");
         assert!(store.bytes() <= bytes + growth);
         // Unless it met an expired key, which it took away.
         if matches!(reply, Reply::Error(_)) && store.expiring_len() == expiring {
-            assert_eq!(store.keys.sum(), sum, "an error changes nothing: {command:?}");
+            assert_eq!(store.sum(), sum, "an error changes nothing: {command:?}");
         }
 
         let (time_again, again) = decode_entry(encode_entry(time_ms, &command)).unwrap();
@@ -407,6 +516,8 @@ fn run(seed: u64, steps: u64) {
                 bytes += key.len() + row.value.len();
                 expiries.extend(row.expiry);
             }
+            expiries.extend(twin.leases.values().map(|(_, deadline)| *deadline));
+            store.leases.check();
             assert_eq!(store.bytes(), bytes as u64);
             assert_eq!(store.next_expiry(), expiries.iter().min().map(|at| *at as u64));
             assert_eq!(rows(&view), then, "a copy changed");

@@ -1,6 +1,7 @@
 //! Reads of many keys, on a copy, so that writes go on meanwhile.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::ops::Bound;
 
 use bytes::Bytes;
@@ -8,6 +9,8 @@ use imbl::OrdMap;
 
 use super::key::Key;
 use super::keyspace::{Record, digest};
+use super::lease::Lease;
+use super::timed::weigh;
 use super::{Scan, Store, state_hash};
 
 /// An O(1) copy of all keys as they were when one entry had been applied. It holds on to what was overwritten
@@ -15,6 +18,7 @@ use super::{Scan, Store, state_hash};
 #[derive(Clone)]
 pub struct View {
     map: OrdMap<Key, Record>,
+    leases: OrdMap<NonZeroU64, Lease>,
     time_ms: u64,
     applied: u64,
     cluster_id: Option<[u8; 16]>,
@@ -26,6 +30,7 @@ impl View {
     pub(super) fn new(store: &Store) -> View {
         View {
             map: store.keys.map().clone(),
+            leases: store.leases.map().clone(),
             time_ms: store.time_ms,
             applied: store.applied,
             cluster_id: store.cluster_id,
@@ -113,7 +118,7 @@ impl View {
     /// The hash counted anew from every byte; another one than [`View::hash`] means that memory or this
     /// program is broken. Takes as long as reading all values.
     pub fn recompute_hash(&self) -> u64 {
-        let mut sum = 0u64;
+        let mut sum = weigh(&self.leases);
         for (key, record) in &self.map {
             let counted = Record {
                 digest: digest(key.as_slice(), &record.value),
@@ -127,6 +132,11 @@ impl View {
     /// All keys in byte order, expired ones that were not removed included.
     pub(super) fn all(&self) -> impl Iterator<Item = (&Key, &Record)> + Send {
         self.map.iter()
+    }
+
+    /// All leases by their numbers.
+    pub(super) fn leases(&self) -> &OrdMap<NonZeroU64, Lease> {
+        &self.leases
     }
 
     fn records<'a>(&'a self, scan: &Scan) -> impl Iterator<Item = (&'a Key, &'a Record)> + use<'a> {

@@ -94,6 +94,10 @@ struct Chores {
     expire_not_before: Ticks,
     /// The term in which it was seen to that the log names cluster and members.
     founded_in: Option<Term>,
+    /// The term of the last entry applied.
+    applied_in: Term,
+    /// The term in which it was seen to that all leases start anew.
+    renewed_in: Option<Term>,
     next_hash_at: Ticks,
 }
 
@@ -167,7 +171,9 @@ impl<C> Machine<C> {
     }
 
     fn next_expiry_at(&self) -> Option<Ticks> {
-        if !self.raft.has_committed_in_term() || self.chores.expiring.is_some() {
+        let may_expire =
+            self.raft.has_committed_in_term() && self.chores.renewed_in == Some(self.raft.term());
+        if !may_expire || self.chores.expiring.is_some() {
             return None;
         }
         let expiry = self.store.next_expiry()?;
@@ -363,6 +369,7 @@ impl<C> Machine<C> {
 
     fn apply(&mut self, entry: Entry, host: &mut impl Host<CallId = C>) -> Result<(), UnreadableEntry> {
         let index = entry.id.index;
+        self.chores.applied_in = entry.id.term;
         let reply = match entry.payload {
             Payload::Command(bytes) => {
                 let (time_ms, command) = kv::decode_entry(bytes).map_err(|error| UnreadableEntry {
@@ -424,7 +431,8 @@ impl<C> Machine<C> {
         if self.chores.founded_in == Some(self.raft.term()) {
             self.bind_members();
         }
-        self.expire_keys();
+        self.renew_leases();
+        self.expire_due();
         self.tell_hash(host);
     }
 
@@ -443,8 +451,21 @@ impl<C> Machine<C> {
         }
     }
 
+    /// A new leader starts all leases anew before it lets any end: nobody could renew one while there was no leader,
+    /// and this clock may be ahead of the one before. That is decided once an entry of its own is applied, behind all
+    /// that earlier leaders have granted.
+    fn renew_leases(&mut self) {
+        let term = self.raft.term();
+        if self.chores.renewed_in == Some(term) || self.chores.applied_in != term {
+            return;
+        }
+        if self.store.leases_len() == 0 || self.propose(&Command::RenewLeases).is_ok() {
+            self.chores.renewed_in = Some(term);
+        }
+    }
+
     /// Removes what has expired: expiry is an entry of the log (trap 3.48).
-    fn expire_keys(&mut self) {
+    fn expire_due(&mut self) {
         if self.next_expiry_at().is_none_or(|at| at > self.now.ticks) {
             return;
         }

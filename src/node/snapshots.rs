@@ -44,7 +44,7 @@ enum ChunkJob {
 
 #[derive(Debug)]
 enum FileJob {
-    Take(SnapshotHeader, View),
+    Take(SnapshotHeader, Box<View>),
     Remove(Superfluous),
 }
 
@@ -100,7 +100,7 @@ impl SnapshotThreads {
 
     /// Writes a snapshot; `SnapshotEvent::Written` follows.
     pub fn take(&self, header: SnapshotHeader, view: View) {
-        let _ = self.files.send(FileJob::Take(header, view));
+        let _ = self.files.send(FileJob::Take(header, Box::new(view)));
     }
 
     /// Removes files, some time.

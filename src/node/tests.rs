@@ -1,5 +1,6 @@
 //! Machines on a network that works when a test says so, with disks that write at once.
 
+mod leases;
 mod snapshots;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -7,6 +7,7 @@
 //! | `>> ` | bytes to send, with the escapes `\r \n \t \\ \xHH` |
 //! | `< ` | a line that must come, ended by CR LF; `…` stands for anything |
 //! | `<< ` | bytes that must come, with the same escapes; `…` stands for anything |
+//! | `:= ` | a name: a number must come, and from here on `{name}` stands for it |
 //! | `=` | the server must close the connection |
 //! | `--` | a new connection |
 
@@ -25,10 +26,14 @@ pub fn play(name: &str, conversation: &str, connect: impl Fn() -> TcpStream) {
         stream
     };
     let mut stream = connect();
+    let mut numbers: Vec<(String, String)> = Vec::new();
     for (number, line) in conversation.lines().enumerate() {
         let place = format!("tests/transcripts/{name}:{}", number + 1);
         let (kind, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let known = |text: String, (name, value): &(String, String)| text.replace(name, value);
+        let rest = &numbers.iter().fold(rest.to_owned(), known);
         match kind {
+            ":=" => numbers.push((format!("{{{rest}}}"), expect_number(&mut stream, &place))),
             "" | "#" => {}
             "--" => stream = connect(),
             ">" => stream.write_all(format!("{rest}\n").as_bytes()).expect(&place),
@@ -79,6 +84,23 @@ fn expect(stream: &mut TcpStream, expected: Vec<u8>, place: &str) {
             );
         }
     }
+}
+
+fn expect_number(stream: &mut TcpStream, place: &str) -> String {
+    let mut line = Vec::new();
+    while !line.ends_with(b"\r\n") {
+        let mut byte = [0];
+        assert_eq!(stream.read(&mut byte).ok(), Some(1), "{place}: expected a number");
+        line.push(byte[0]);
+    }
+    let text = show(&line);
+    let digits = text
+        .strip_prefix(':')
+        .and_then(|text| text.strip_suffix("\\r\\n"));
+    let number = digits.filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+    number
+        .unwrap_or_else(|| panic!("{place}: expected a number, but came\n  {text}"))
+        .to_owned()
 }
 
 fn expect_end(stream: &mut TcpStream, place: &str) {

@@ -9,6 +9,7 @@ use crate::kv::{Error, Reply};
 use crate::node::{MembershipChange, Operation};
 use crate::raft::{Addresses, NodeId};
 
+use super::leases::lease_help;
 use super::{Action, Args, Flag, Keys, Page, Row, answer, err, find, later, rows};
 
 pub(super) const ROWS: &[Row] = &[
@@ -67,7 +68,6 @@ pub(super) const ROWS: &[Row] = &[
     later("DISCARD"),
     later("WATCH"),
     later("UNWATCH"),
-    later("LEASE"),
     later("ONCE"),
     later("SESSION"),
     later("SEQ"),
@@ -208,8 +208,10 @@ fn help(args: &Args<'_>) -> Result<Action, Error> {
         )));
     };
     let mut lines = vec![line(row.help())];
-    if row.name == "RAFT" {
-        lines.extend(raft_help());
+    match row.name {
+        "RAFT" => lines.extend(raft_help()),
+        "LEASE" => lines.extend(lease_help()),
+        _ => {}
     }
     answer(Reply::List(lines))
 }

@@ -3,6 +3,7 @@
 use crate::kv::{Command, Condition, Error, Moment, Query, SetAnswer, SetExpiry};
 
 use super::expiry::{expiry_moment, expiry_unit};
+use super::leases::lease_id;
 use super::{Action, Args, Flag, Keys, Row, err};
 
 pub(super) const ROWS: &[Row] = &[
@@ -66,7 +67,7 @@ pub(super) const ROWS: &[Row] = &[
         flags: &[Flag::Write],
         keys: Keys::FIRST,
         parse: set,
-        syntax: "key value [NX|XX|IFEQ old|IFREV n] [EX s|PX ms|EXAT s|PXAT ms|KEEPTTL] [GET]",
+        syntax: "key value [NX|XX|IFEQ old|IFREV n] [EX s|PX ms|EXAT s|PXAT ms|KEEPTTL|LEASE id] [GET]",
         summary: "writes; +OK, or _ when the condition failed; with GET the old value",
     },
     Row {
@@ -307,11 +308,10 @@ fn set_option(args: &Args<'_>, at: usize, set: &mut Set) -> Result<usize, Error>
         set.answer = SetAnswer::OldValue;
         return Ok(1);
     }
-    if args.is(at, "LEASE") {
-        return Err(err("SET with LEASE is not built yet; nothing was written"));
-    }
     let (expiry, used) = match expiry_unit(args.bytes(at)) {
         _ if args.is(at, "KEEPTTL") => (SetExpiry::Keep, 1),
+        _ if args.is(at, "LEASE") && at + 1 >= args.len() => return Err(args.syntax(at + 1)),
+        _ if args.is(at, "LEASE") => (SetExpiry::Lease(lease_id(args, at + 1)?), 2),
         Some(_) if at + 1 >= args.len() => return Err(args.syntax(at + 1)),
         Some(unit) => (SetExpiry::At(positive(args, unit(args.integer(at + 1)?))?), 2),
         None => return Err(args.syntax(at)),

@@ -30,6 +30,7 @@ pub(super) fn query(words: &[Bytes], texts: &[&str]) -> Option<Query> {
         },
         "rev" => Query::Revision(key),
         "dbsize" => Query::Size,
+        "leaseinfo" => Query::Lease(number(texts[1]) as u64),
         _ => return None,
     })
 }
@@ -71,6 +72,16 @@ pub(super) fn command(words: &[Bytes], texts: &[&str]) -> Command {
         },
         "persist" => Command::Persist { key },
         "flushall" => Command::FlushAll,
+        "grant" => Command::GrantLease {
+            ttl_ms: number(texts[1]) as u64,
+        },
+        "keepalive" => Command::RenewLease {
+            id: number(texts[1]) as u64,
+        },
+        "revoke" => Command::RevokeLease {
+            id: number(texts[1]) as u64,
+        },
+        "renewleases" => Command::RenewLeases,
         "expiredue" => Command::ExpireDue {
             limit: number(texts[1]) as u32,
         },
@@ -99,6 +110,7 @@ fn set(words: &[Bytes], texts: &[&str]) -> Command {
             "ifeq" => condition = Condition::IfEqual(words[n + 1].clone()),
             "ifrev" => condition = Condition::IfRevision(number(texts[n + 1]) as u64),
             "px" | "pxat" => expiry = SetExpiry::At(moment(option, texts[n + 1])),
+            "lease" => expiry = SetExpiry::Lease(number(texts[n + 1]) as u64),
             "keepttl" => expiry = SetExpiry::Keep,
             "get" => answer = SetAnswer::OldValue,
             "count" => answer = SetAnswer::Count,
