@@ -24,69 +24,86 @@ use tempfile::TempDir;
 /// How long a node may take until it serves.
 const START_MAX: Duration = Duration::from_secs(20);
 
-/// A `raftline serve` that leads a cluster of its own; ends with this value.
-struct Server {
-    process: Child,
-    client: SocketAddr,
+/// How many nodes the cluster has.
+const NODES: usize = 2;
+
+/// A cluster of `raftline serve` processes, which end with this value.
+struct Cluster {
+    processes: Vec<Child>,
+    clients: Vec<SocketAddr>,
     _folder: TempDir,
 }
 
-impl Server {
-    fn start() -> Server {
+impl Cluster {
+    fn start() -> Cluster {
         let folder = TempDir::with_prefix("raftline-transcripts-").unwrap();
         // Held at the same time, so that they differ.
-        let free: Vec<TcpListener> = (0..2)
+        let free: Vec<TcpListener> = (0..2 * NODES)
             .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
             .collect();
-        let [client, peer] = [0, 1].map(|at: usize| free[at].local_addr().unwrap());
+        let addresses: Vec<SocketAddr> = free.iter().map(|free| free.local_addr().unwrap()).collect();
         drop(free);
-        let config = folder.path().join("raftline.toml");
-        let data = folder.path().join("data");
-        let text = format!(
-            "[node]\nid = 1\ndata_dir = {data:?}\n\
-             [listen]\nclient = \"{client}\"\npeer = \"{peer}\"\n\
-             [cluster]\nname = \"transcripts\"\nmembers = [{{ id = 1, peer = \"{peer}\", client = \"{client}\" }}]\n"
-        );
-        fs::write(&config, text).unwrap();
-        let process = Command::new(env!("CARGO_BIN_EXE_raftline"))
-            .args([Path::new("serve"), Path::new("--config"), &config])
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
-        let server = Server {
-            process,
-            client,
+        let (clients, peers) = addresses.split_at(NODES);
+        let members: Vec<String> = (0..NODES)
+            .map(|at| {
+                let (id, peer, client) = (at + 1, peers[at], clients[at]);
+                format!("{{ id = {id}, peer = \"{peer}\", client = \"{client}\" }}")
+            })
+            .collect();
+        let start = |at: usize| {
+            let (id, peer, client) = (at + 1, peers[at], clients[at]);
+            let config = folder.path().join(format!("{id}.toml"));
+            let data = folder.path().join(format!("{id}"));
+            let text = format!(
+                "[node]\nid = {id}\ndata_dir = {data:?}\n\
+                 [listen]\nclient = \"{client}\"\npeer = \"{peer}\"\n\
+                 [cluster]\nname = \"transcripts\"\nmembers = [{}]\n",
+                members.join(", ")
+            );
+            fs::write(&config, text).unwrap();
+            Command::new(env!("CARGO_BIN_EXE_raftline"))
+                .args([Path::new("serve"), Path::new("--config"), &config])
+                .stdin(Stdio::null())
+                .spawn()
+                .unwrap()
+        };
+        let cluster = Cluster {
+            processes: (0..NODES).map(start).collect(),
+            clients: clients.to_vec(),
             _folder: folder,
         };
         let start = Instant::now();
-        while server.flush().is_none() {
-            assert!(start.elapsed() < START_MAX, "the node does not serve");
+        while !cluster.clients.iter().all(|client| flush(*client).is_some()) {
+            assert!(start.elapsed() < START_MAX, "the cluster does not serve");
             thread::sleep(Duration::from_millis(20));
         }
-        server
-    }
-
-    /// Deletes every key; `None` if that did not work.
-    fn flush(&self) -> Option<()> {
-        let mut stream = TcpStream::connect(self.client).ok()?;
-        stream.set_read_timeout(Some(START_MAX)).ok()?;
-        stream.write_all(b"FLUSHALL\n").ok()?;
-        let mut reply = String::new();
-        BufReader::new(stream).read_line(&mut reply).ok()?;
-        (reply == "+OK\r\n").then_some(())
+        cluster
     }
 }
 
-impl Drop for Server {
+impl Drop for Cluster {
     fn drop(&mut self) {
-        self.process.kill().ok();
-        self.process.wait().ok();
+        for process in &mut self.processes {
+            process.kill().ok();
+            process.wait().ok();
+        }
     }
 }
 
+/// Deletes every key; `None` if that did not work.
+fn flush(node: SocketAddr) -> Option<()> {
+    let mut stream = TcpStream::connect(node).ok()?;
+    stream.set_read_timeout(Some(START_MAX)).ok()?;
+    stream.write_all(b"FLUSHALL\n").ok()?;
+    let mut reply = String::new();
+    BufReader::new(stream).read_line(&mut reply).ok()?;
+    (reply == "+OK\r\n").then_some(())
+}
+
+/// Every conversation is held with each node: one of the two leads, the other one follows.
 #[test]
 fn transcripts() {
-    let server = Server::start();
+    let cluster = Cluster::start();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts");
     let mut played = 0;
     for entry in fs::read_dir(folder).unwrap() {
@@ -94,10 +111,12 @@ fn transcripts() {
         if path.extension().is_none_or(|extension| extension != "txt") {
             continue;
         }
-        server.flush().expect("FLUSHALL between two conversations");
         let name = path.file_name().unwrap().to_string_lossy();
         let text = fs::read_to_string(&path).unwrap();
-        runner::play(&name, &text, || TcpStream::connect(server.client).unwrap());
+        for client in &cluster.clients {
+            flush(*client).expect("FLUSHALL between two conversations");
+            runner::play(&name, &text, || TcpStream::connect(client).unwrap());
+        }
         played += 1;
     }
     assert!(played > 0, "no conversation was found");
