@@ -128,6 +128,8 @@ enum State {
     Walk(View, Walk),
     /// The same for SCAN.
     Scan(View, Bytes, ScanStep),
+    /// The same for RANDOMKEY.
+    Draw(View),
 }
 
 /// What to do with the node's answer.
@@ -139,6 +141,7 @@ enum Then {
     Walk(Walk),
     /// With the key where the step begins.
     Scan(Bytes, ScanStep),
+    Draw,
     Page(Page),
 }
 
@@ -351,6 +354,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
                 let from = self.service.resolve_cursor(step.cursor)?;
                 (Operation::View(mode), Then::Scan(from, step))
             }
+            Action::RandomKey => (Operation::View(mode), Then::Draw),
             Action::Page(page) => (Operation::Status, Then::Page(page)),
         };
         if self.phase == Phase::Draining {
@@ -408,6 +412,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
         slot.state = match (then, answer.outcome) {
             (Then::Walk(walk), Outcome::View(view)) => State::Walk(view, walk),
             (Then::Scan(from, step), Outcome::View(view)) => State::Scan(view, from, step),
+            (Then::Draw, Outcome::View(view)) => State::Draw(view),
             (Then::Page(page), Outcome::Status(status)) => {
                 State::Ready(pages::render(&page, &status, self.service))
             }

@@ -6,6 +6,7 @@
 
 mod connection;
 mod expiry;
+mod keys;
 mod leases;
 mod node;
 mod scans;
@@ -98,6 +99,8 @@ pub(crate) enum Action {
     Walk(Walk),
     /// SCAN.
     Scan(ScanStep),
+    /// RANDOMKEY.
+    RandomKey,
     /// What the node is to do beside reads and writes: hand over, change the membership, compare states.
     Operate(Operation),
     /// A page made of the node's status.
@@ -207,6 +210,7 @@ pub(crate) fn rows() -> impl Iterator<Item = &'static Row> {
     let families = [
         strings::ROWS,
         expiry::ROWS,
+        keys::ROWS,
         leases::ROWS,
         scans::ROWS,
         node::ROWS,
@@ -252,7 +256,9 @@ impl Action {
     pub(crate) fn kind(&self) -> Kind {
         match self {
             Action::Write(_) | Action::Operate(_) => Kind::Write,
-            Action::Query(_) | Action::Walk(_) | Action::Scan(_) | Action::Page(_) => Kind::Read,
+            Action::Query(_) | Action::Walk(_) | Action::Scan(_) | Action::RandomKey | Action::Page(_) => {
+                Kind::Read
+            }
             Action::Answer(_) | Action::Connection(_) => Kind::Local,
         }
     }

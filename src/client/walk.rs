@@ -1,4 +1,4 @@
-//! Reads of many keys: RANGE, PREFIX, KEYS and SCAN walk a view of the state piece by piece, so that neither
+//! Reads of many keys: RANGE, PREFIX, KEYS, SCAN and RANDOMKEY walk a view of the state piece by piece, so that neither
 //! the node nor the connection ever stands still for, or holds, a million replies.
 //!
 //! A list begins with its length. A short walk is encoded while it is counted; a long one is walked twice,
@@ -179,6 +179,78 @@ impl ScanWalk {
     }
 }
 
+/// The walk to one key, any of them with the same chance, as long as no expired ones are among them.
+#[derive(Debug)]
+pub(crate) struct Draw {
+    view: View,
+    rest: Option<Scan>,
+    /// How many keys are still to be passed.
+    left: u64,
+    /// How many keys this pass has found.
+    live: u64,
+    key: Option<Bytes>,
+}
+
+impl Draw {
+    /// A walk to the key that this number draws.
+    pub(crate) fn new(view: View, random: u64) -> Draw {
+        let left = random % (view.len() as u64).max(1);
+        Draw {
+            view,
+            rest: Some(everything()),
+            left,
+            live: 0,
+            key: None,
+        }
+    }
+
+    /// Walks one piece; `false` at the end of the walk.
+    pub(crate) fn walk(&mut self) -> bool {
+        let Some(scan) = self.rest.take() else {
+            return false;
+        };
+        let (left, live, drawn) = (&mut self.left, &mut self.live, &mut self.key);
+        let rest = self.view.visit(&scan, PIECE_KEYS, |key, _| {
+            *live += 1;
+            if *left == 0 {
+                *drawn = Some(Bytes::copy_from_slice(key));
+                return false;
+            }
+            *left -= 1;
+            true
+        });
+        if self.key.is_some() {
+            return false;
+        }
+        self.rest = rest;
+        if self.rest.is_none() && self.live > 0 {
+            // Expired keys were counted that nobody may see: once more, with those alone that were found.
+            self.left %= self.live;
+            self.live = 0;
+            self.rest = Some(everything());
+        }
+        self.rest.is_some()
+    }
+
+    /// The key, unless there is none.
+    pub(crate) fn key(self) -> Option<Bytes> {
+        self.key
+    }
+}
+
+/// A number that nobody can foretell.
+pub(crate) fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+fn everything() -> Scan {
+    Scan {
+        from: Bytes::new(),
+        to: None,
+        limit: None,
+    }
+}
+
 fn is_match(glob: Option<&Glob>, key: &[u8]) -> bool {
     glob.is_none_or(|glob| glob.matches(key))
 }
@@ -201,9 +273,8 @@ impl Cursors {
     /// None yet. The numbers begin at a random place, so that another node's, or those of the time before a
     /// restart, are not taken for own ones; they stay below 2^53, which every client can hold.
     pub(crate) fn new() -> Cursors {
-        let random = RandomState::new().build_hasher().finish();
         Cursors {
-            first: (random >> 12) + 1,
+            first: (random() >> 12) + 1,
             keys: VecDeque::new(),
             bytes: 0,
         }
@@ -240,6 +311,41 @@ impl Cursors {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kv::{Command, Condition, Moment, SetAnswer, SetExpiry, Store};
+
+    fn drawn(view: &View, random: u64) -> Option<Bytes> {
+        let mut draw = Draw::new(view.clone(), random);
+        while draw.walk() {}
+        draw.key()
+    }
+
+    #[test]
+    fn every_number_draws_a_key_and_every_key_is_drawn() {
+        let mut store = Store::new();
+        assert_eq!(drawn(&store.view(), 7), None);
+        for n in 0..1200u64 {
+            // Two of three expire, and nothing has removed them when the view is taken.
+            let at = if n % 3 == 0 { i64::MAX } else { 1000 };
+            let set = Command::Set {
+                key: n.to_string().into(),
+                value: Bytes::new(),
+                condition: Condition::Always,
+                expiry: SetExpiry::At(Moment::At(at)),
+                answer: SetAnswer::Status,
+            };
+            store.apply(n + 1, 0, &set);
+        }
+        store.apply(1201, 1000, &Command::ExpireDue { limit: 0 });
+        let view = store.view();
+        let mut keys: Vec<Bytes> = (0..1200).map(|random| drawn(&view, random).unwrap()).collect();
+        keys.sort();
+        keys.dedup();
+        assert_eq!(keys.len(), 400);
+        assert!(
+            keys.iter()
+                .all(|key| std::str::from_utf8(key).unwrap().parse::<u64>().unwrap() % 3 == 0)
+        );
+    }
 
     #[test]
     fn cursors_are_forgotten_oldest_first() {

@@ -37,12 +37,26 @@ pub enum Command {
         /// The key.
         key: Bytes,
     },
+    /// GETEX with an option: answers the value, or `Nil`.
+    GetExpire {
+        /// The key.
+        key: Bytes,
+        /// Its new expiry, `None` takes it away; a moment in the past takes the key away. Its lease stays.
+        at: Option<Moment>,
+    },
     /// INCR, DECR, INCRBY, DECRBY: answers the new value. The expiry is kept.
     Increment {
         /// The key; an absent one counts as 0.
         key: Bytes,
         /// What to add.
         by: i64,
+    },
+    /// INCRBYFLOAT: answers the new value, a decimal with at most 17 digits behind the point. The expiry is kept.
+    IncrementFloat {
+        /// The key; an absent one counts as 0.
+        key: Bytes,
+        /// What to add, as the client wrote it.
+        by: Bytes,
     },
     /// APPEND: answers the new length. The expiry is kept.
     Append {
@@ -55,6 +69,40 @@ pub enum Command {
     MultiSet {
         /// Keys and values; of a key named twice the last value stays.
         pairs: Vec<(Bytes, Bytes)>,
+    },
+    /// MSETNX: answers 1, or 0 and writes nothing when one of the keys is there.
+    MultiSetIfAbsent {
+        /// Keys and values; of a key named twice the last value stays.
+        pairs: Vec<(Bytes, Bytes)>,
+    },
+    /// SETRANGE: answers the new length. The expiry is kept.
+    SetRange {
+        /// The key; an absent one counts as empty, and stays absent where nothing is written.
+        key: Bytes,
+        /// The byte of the value where to write; zeros fill what is between its end and there.
+        offset: u64,
+        /// What to write over what is there.
+        value: Bytes,
+    },
+    /// RENAME: answers `Ok`; RENAMENX: 1, or 0 where `to` is there. An error if there is no `from`. Expiry and
+    /// lease go along.
+    Rename {
+        /// The key that goes.
+        from: Bytes,
+        /// The key that has its value then.
+        to: Bytes,
+        /// Whether it is RENAMENX.
+        if_absent: bool,
+    },
+    /// COPY: answers 1, or 0 where there is no `from`, or `to` is there and is not to be replaced. The copy has the
+    /// same expiry and no lease.
+    Copy {
+        /// The key that is read.
+        from: Bytes,
+        /// Another key, which is written.
+        to: Bytes,
+        /// Whether to write over a `to` that is there.
+        replace: bool,
     },
     /// EXPIRE, PEXPIRE, EXPIREAT, PEXPIREAT: answers 1 if the expiry was set (or the key deleted, because
     /// that time has passed), else 0.
@@ -169,6 +217,8 @@ pub enum ExpireCondition {
     IfLater,
     /// LT: if the new one is earlier; no expiry counts as the latest.
     IfEarlier,
+    /// XX with LT: if the key has one and the new one is earlier.
+    IfSomeAndEarlier,
 }
 
 /// A read.
@@ -186,6 +236,23 @@ pub enum Query {
     Type(Bytes),
     /// TTL and PTTL: what is left in the given unit; -1 without expiry, -2 if absent.
     TimeToLive {
+        /// The key.
+        key: Bytes,
+        /// Whether in milliseconds rather than (rounded, as Redis does) seconds.
+        milliseconds: bool,
+    },
+    /// GETRANGE, SUBSTR: a piece of the value, empty if absent.
+    Slice {
+        /// The key.
+        key: Bytes,
+        /// Its first byte; a negative one counts from the value's end.
+        start: i64,
+        /// Its last byte, which is part of it; a negative one counts from the value's end.
+        end: i64,
+    },
+    /// EXPIRETIME and PEXPIRETIME: when the key goes, since 1970-01-01 UTC in the given unit; -1 without expiry,
+    /// -2 if absent.
+    ExpireTime {
         /// The key.
         key: Bytes,
         /// Whether in milliseconds rather than (rounded, as Redis does) seconds.
@@ -277,29 +344,47 @@ pub enum Code {
 impl Command {
     /// The keys it names, in the order in which it names them.
     pub fn keys(&self) -> impl Iterator<Item = &Bytes> {
-        let (one, many, pairs): (Option<&Bytes>, &[Bytes], &[(Bytes, Bytes)]) = match self {
+        let (one, two, many, pairs) = self.named();
+        let pairs = pairs.iter().map(|(key, _)| key);
+        one.into_iter().chain(two).chain(many).chain(pairs)
+    }
+
+    /// One key, another one, a list of keys, a list of pairs.
+    fn named(&self) -> Named<'_> {
+        match self {
             Command::Set { key, .. }
             | Command::DeleteIfEqual { key, .. }
             | Command::GetDelete { key }
+            | Command::GetExpire { key, .. }
             | Command::Increment { key, .. }
+            | Command::IncrementFloat { key, .. }
             | Command::Append { key, .. }
+            | Command::SetRange { key, .. }
             | Command::Expire { key, .. }
-            | Command::Persist { key } => (Some(key), &[], &[]),
-            Command::Delete { keys } => (None, keys, &[]),
-            Command::MultiSet { pairs } => (None, &[], pairs),
+            | Command::Persist { key } => (Some(key), None, &[], &[]),
+            Command::Rename { from, to, .. } | Command::Copy { from, to, .. } => {
+                (Some(from), Some(to), &[], &[])
+            }
+            Command::Delete { keys } => (None, None, keys, &[]),
+            Command::MultiSet { pairs } | Command::MultiSetIfAbsent { pairs } => (None, None, &[], pairs),
             Command::FlushAll
             | Command::GrantLease { .. }
             | Command::RenewLease { .. }
             | Command::RevokeLease { .. }
             | Command::RenewLeases
             | Command::ExpireDue { .. }
-            | Command::Bootstrap { .. } => (None, &[], &[]),
-        };
-        one.into_iter()
-            .chain(many)
-            .chain(pairs.iter().map(|(key, _)| key))
+            | Command::Bootstrap { .. } => (None, None, &[], &[]),
+        }
     }
 }
+
+/// The keys of a command, by the ways in which commands hold them.
+type Named<'a> = (
+    Option<&'a Bytes>,
+    Option<&'a Bytes>,
+    &'a [Bytes],
+    &'a [(Bytes, Bytes)],
+);
 
 impl Code {
     /// All codes, in the order of their numbers on the wire.

@@ -44,6 +44,12 @@ const PERSIST: u8 = 9;
 const FLUSH_ALL: u8 = 10;
 const EXPIRE_DUE: u8 = 11;
 const BOOTSTRAP: u8 = 12;
+const GET_EXPIRE: u8 = 20;
+const INCREMENT_FLOAT: u8 = 21;
+const MULTI_SET_IF_ABSENT: u8 = 22;
+const SET_RANGE: u8 = 23;
+const RENAME: u8 = 24;
+const COPY: u8 = 25;
 const GRANT_LEASE: u8 = 40;
 const RENEW_LEASE: u8 = 41;
 const REVOKE_LEASE: u8 = 42;
@@ -110,8 +116,13 @@ fn size_hint(command: &Command) -> usize {
             Condition::IfEqual(old) => value.len() + old.len(),
             _ => value.len(),
         },
-        Command::Append { value, .. } | Command::DeleteIfEqual { old: value, .. } => value.len(),
-        Command::MultiSet { pairs } => pairs.iter().map(|(_, value)| value.len() + 4).sum(),
+        Command::Append { value, .. }
+        | Command::SetRange { value, .. }
+        | Command::IncrementFloat { by: value, .. }
+        | Command::DeleteIfEqual { old: value, .. } => value.len(),
+        Command::MultiSet { pairs } | Command::MultiSetIfAbsent { pairs } => {
+            pairs.iter().map(|(_, value)| value.len() + 4).sum()
+        }
         _ => 0,
     };
     values + command.keys().map(|key| key.len() + 2).sum::<usize>() + 24
@@ -144,14 +155,7 @@ fn put_command(out: &mut Vec<u8>, command: &Command) {
             put_signed(out, *by);
         }
         Command::Append { key, value } => put_tag_and_bytes(out, APPEND, &[key, value]),
-        Command::MultiSet { pairs } => {
-            out.push(MULTI_SET);
-            put_number(out, pairs.len() as u64);
-            for (key, value) in pairs {
-                put_bytes(out, key);
-                put_bytes(out, value);
-            }
-        }
+        Command::MultiSet { pairs } => put_pairs(out, MULTI_SET, pairs),
         Command::Expire { key, at, condition } => {
             put_tag_and_bytes(out, EXPIRE, &[key]);
             put_moment(out, *at);
@@ -164,6 +168,15 @@ fn put_command(out: &mut Vec<u8>, command: &Command) {
             out.push(BOOTSTRAP);
             out.extend_from_slice(cluster_id);
         }
+        Command::GetExpire { key, at } => put_get_expire(out, key, *at),
+        Command::IncrementFloat { key, by } => put_tag_and_bytes(out, INCREMENT_FLOAT, &[key, by]),
+        Command::MultiSetIfAbsent { pairs } => put_pairs(out, MULTI_SET_IF_ABSENT, pairs),
+        Command::SetRange { key, offset, value } => {
+            put_tag_and_bytes(out, SET_RANGE, &[key, value]);
+            put_number(out, *offset);
+        }
+        Command::Rename { from, to, if_absent } => put_two_keys(out, RENAME, from, to, *if_absent),
+        Command::Copy { from, to, replace } => put_two_keys(out, COPY, from, to, *replace),
         Command::GrantLease { ttl_ms } => put_tag_and_number(out, GRANT_LEASE, *ttl_ms),
         Command::RenewLease { id } => put_tag_and_number(out, RENEW_LEASE, *id),
         Command::RevokeLease { id } => put_tag_and_number(out, REVOKE_LEASE, *id),
@@ -198,7 +211,7 @@ fn command(reader: &mut Reader) -> Result<Command, Malformed> {
             value: reader.bytes()?,
         },
         MULTI_SET => Command::MultiSet {
-            pairs: reader.list(|reader| Ok((reader.bytes()?, reader.bytes()?)))?,
+            pairs: pairs(reader)?,
         },
         EXPIRE => Command::Expire {
             key: reader.bytes()?,
@@ -215,6 +228,43 @@ fn command(reader: &mut Reader) -> Result<Command, Malformed> {
         }
         BOOTSTRAP => Command::Bootstrap {
             cluster_id: reader.array()?,
+        },
+        tag => return younger(reader, tag),
+    })
+}
+
+/// The rest of [`command`]: what came after the first commands.
+fn younger(reader: &mut Reader, tag: u8) -> Result<Command, Malformed> {
+    Ok(match tag {
+        GET_EXPIRE => Command::GetExpire {
+            key: reader.bytes()?,
+            at: if reader.flag()? {
+                Some(moment(reader)?)
+            } else {
+                None
+            },
+        },
+        INCREMENT_FLOAT => Command::IncrementFloat {
+            key: reader.bytes()?,
+            by: reader.bytes()?,
+        },
+        MULTI_SET_IF_ABSENT => Command::MultiSetIfAbsent {
+            pairs: pairs(reader)?,
+        },
+        SET_RANGE => Command::SetRange {
+            key: reader.bytes()?,
+            value: reader.bytes()?,
+            offset: reader.number()?,
+        },
+        RENAME => Command::Rename {
+            from: reader.bytes()?,
+            to: reader.bytes()?,
+            if_absent: reader.flag()?,
+        },
+        COPY => Command::Copy {
+            from: reader.bytes()?,
+            to: reader.bytes()?,
+            replace: reader.flag()?,
         },
         GRANT_LEASE => Command::GrantLease {
             ttl_ms: reader.number()?,
@@ -236,6 +286,32 @@ fn put_tag_and_bytes(out: &mut Vec<u8>, tag: u8, strings: &[&[u8]]) {
 fn put_tag_and_number(out: &mut Vec<u8>, tag: u8, number: u64) {
     out.push(tag);
     put_number(out, number);
+}
+
+fn put_get_expire(out: &mut Vec<u8>, key: &[u8], at: Option<Moment>) {
+    put_tag_and_bytes(out, GET_EXPIRE, &[key]);
+    out.push(at.is_some().into());
+    if let Some(at) = at {
+        put_moment(out, at);
+    }
+}
+
+fn put_two_keys(out: &mut Vec<u8>, tag: u8, from: &[u8], to: &[u8], flag: bool) {
+    put_tag_and_bytes(out, tag, &[from, to]);
+    out.push(flag.into());
+}
+
+fn put_pairs(out: &mut Vec<u8>, tag: u8, pairs: &[(Bytes, Bytes)]) {
+    out.push(tag);
+    put_number(out, pairs.len() as u64);
+    for (key, value) in pairs {
+        put_bytes(out, key);
+        put_bytes(out, value);
+    }
+}
+
+fn pairs(reader: &mut Reader) -> Result<Vec<(Bytes, Bytes)>, Malformed> {
+    reader.list(|reader| Ok((reader.bytes()?, reader.bytes()?)))
 }
 
 fn put_condition(out: &mut Vec<u8>, condition: &Condition) {
@@ -322,6 +398,7 @@ fn expire_condition_tag(condition: ExpireCondition) -> u8 {
         ExpireCondition::IfSome => 2,
         ExpireCondition::IfLater => 3,
         ExpireCondition::IfEarlier => 4,
+        ExpireCondition::IfSomeAndEarlier => 5,
     }
 }
 
@@ -332,6 +409,7 @@ fn expire_condition(reader: &mut Reader) -> Result<ExpireCondition, Malformed> {
         2 => ExpireCondition::IfSome,
         3 => ExpireCondition::IfLater,
         4 => ExpireCondition::IfEarlier,
+        5 => ExpireCondition::IfSomeAndEarlier,
         _ => return Err(reader.malformed("unknown condition")),
     })
 }
@@ -469,6 +547,56 @@ mod tests {
                     cluster_id: *b"0123456789abcdef",
                 },
                 b"\x01\x0c0123456789abcdef",
+            ),
+            (
+                Command::GetExpire {
+                    key: k(),
+                    at: Some(Moment::At(5)),
+                },
+                b"\x01\x14\x01k\x01\x01\x0a",
+            ),
+            (Command::GetExpire { key: k(), at: None }, b"\x01\x14\x01k\0"),
+            (
+                Command::IncrementFloat { key: k(), by: v() },
+                b"\x01\x15\x01k\x03val",
+            ),
+            (
+                Command::MultiSetIfAbsent {
+                    pairs: vec![(k(), v())],
+                },
+                b"\x01\x16\x01\x01k\x03val",
+            ),
+            (
+                Command::SetRange {
+                    key: k(),
+                    offset: 300,
+                    value: v(),
+                },
+                b"\x01\x17\x01k\x03val\xac\x02",
+            ),
+            (
+                Command::Rename {
+                    from: k(),
+                    to: v(),
+                    if_absent: true,
+                },
+                b"\x01\x18\x01k\x03val\x01",
+            ),
+            (
+                Command::Copy {
+                    from: k(),
+                    to: v(),
+                    replace: false,
+                },
+                b"\x01\x19\x01k\x03val\0",
+            ),
+            (
+                Command::Expire {
+                    key: k(),
+                    at: Moment::In(5),
+                    condition: ExpireCondition::IfSomeAndEarlier,
+                },
+                b"\x01\x08\x01k\0\x0a\x05",
             ),
             (
                 set(Condition::Always, SetExpiry::Lease(300), SetAnswer::Status),

@@ -1,9 +1,9 @@
-//! The life of keys: EXPIRE and its kin, PERSIST, TTL, and the leader's removal of what is due.
+//! The life of keys: EXPIRE and its kin, PERSIST, GETEX, TTL, EXPIRETIME, and the leader's removal of what is due.
 
 use std::num::NonZeroU64;
 
 use super::keyspace::Record;
-use super::{Code, ExpireCondition, Moment, Reply, Write, integer};
+use super::{Code, ExpireCondition, Moment, Reply, Write, integer, value_or_nil};
 
 impl Write<'_> {
     /// When a moment is, in milliseconds since 1970-01-01 UTC; 0 for all before that, which has passed in any
@@ -36,6 +36,20 @@ impl Write<'_> {
             None => drop(self.keys.remove(key)),
         }
         Reply::Integer(1)
+    }
+
+    pub(super) fn get_expire(&mut self, key: &[u8], at: Option<Moment>) -> Reply {
+        let at_ms = at.map(|moment| self.resolve(moment));
+        if at_ms == Some(None) {
+            return Reply::error(Code::Err, "invalid expire time in 'getex' command");
+        }
+        let value = value_or_nil(self.get(key));
+        match at_ms.flatten().map(|at_ms| self.to_come(at_ms)) {
+            Some(Some(at)) => self.keys.set_expiry(key, self.index, Some(at)),
+            Some(None) => drop(self.keys.remove(key)),
+            None => drop(self.persist(key)),
+        }
+        value
     }
 
     pub(super) fn persist(&mut self, key: &[u8]) -> Reply {
@@ -71,6 +85,7 @@ impl ExpireCondition {
             ExpireCondition::IfNone => old_ms.is_none(),
             ExpireCondition::IfSome => old_ms.is_some(),
             ExpireCondition::IfLater => old_ms.is_some_and(|old_ms| at_ms > old_ms),
+            ExpireCondition::IfSomeAndEarlier => old_ms.is_some_and(|old_ms| at_ms < old_ms),
             ExpireCondition::IfEarlier => old_ms.is_none_or(|old_ms| at_ms < old_ms),
         }
     }
@@ -84,10 +99,23 @@ pub(super) fn time_to_live(record: Option<&Record>, now_ms: u64, milliseconds: b
     let Some(at) = record.life.expiry else {
         return Reply::Integer(-1);
     };
-    let left_ms = at.get().saturating_sub(now_ms).max(1);
+    in_unit(at.get().saturating_sub(now_ms).max(1), milliseconds)
+}
+
+/// When a key goes.
+pub(super) fn expire_time(record: Option<&Record>, milliseconds: bool) -> Reply {
+    match record.map(|record| record.life.expiry) {
+        None => Reply::Integer(-2),
+        Some(None) => Reply::Integer(-1),
+        Some(Some(at)) => in_unit(at.get(), milliseconds),
+    }
+}
+
+/// Milliseconds, or seconds to the nearest one.
+fn in_unit(ms: u64, milliseconds: bool) -> Reply {
     integer(if milliseconds {
-        left_ms
+        ms
     } else {
-        left_ms.saturating_add(500) / 1000
+        ms.saturating_add(500) / 1000
     })
 }

@@ -21,9 +21,9 @@
 //! of them changes. Long reads and snapshots walk a [`View`] while writes go on.
 //!
 //! To be read in this order: `command` (what is asked and answered), this file, `keyspace` with `key` (the
-//! map), `strings` and `expiry` (the commands), `lease` with `timed` (what ends at times of its own), `view`
-//! (long reads), `feed` (what has changed), `encoding` (the bytes in the log), `snapshot` (a state as a stream
-//! of chunks).
+//! map), `strings` with `decimal` and `expiry` (the commands), `lease` with `timed` (what ends at times of its
+//! own), `view` (long reads), `feed` (what has changed), `encoding` (the bytes in the log), `snapshot` (a state
+//! as a stream of chunks).
 //!
 //! Missing: sessions and ONCE, MULTI, which each add to the state, to its hash and to
 //! its snapshot; a cluster-wide feature level, so that nodes of different versions interpret an entry alike
@@ -34,6 +34,7 @@ use std::fmt;
 use xxhash_rust::xxh3::xxh3_64;
 
 mod command;
+mod decimal;
 mod encoding;
 mod expiry;
 mod feed;
@@ -134,9 +135,15 @@ impl Store {
             Command::Delete { keys } => write.delete(keys),
             Command::DeleteIfEqual { key, old } => write.delete_if_equal(key, old),
             Command::GetDelete { key } => write.get_delete(key),
+            Command::GetExpire { key, at } => write.get_expire(key, *at),
             Command::Increment { key, by } => write.increment(key, *by),
+            Command::IncrementFloat { key, by } => write.increment_float(key, by),
             Command::Append { key, value } => write.append(key, value),
+            Command::SetRange { key, offset, value } => write.set_range(key, *offset, value),
             Command::MultiSet { pairs } => write.multi_set(pairs),
+            Command::MultiSetIfAbsent { pairs } => write.multi_set_if_absent(pairs),
+            Command::Rename { from, to, if_absent } => write.rename(from, to, *if_absent),
+            Command::Copy { from, to, replace } => write.copy(from, to, *replace),
             Command::Expire { key, at, condition } => write.expire(key, *at, *condition),
             Command::Persist { key } => write.persist(key),
             Command::GrantLease { ttl_ms } => write.grant_lease(*ttl_ms),
@@ -185,6 +192,11 @@ impl Store {
                 // The clock may be behind the leader's; nobody was promised more than from the store's time on.
                 expiry::time_to_live(self.get(key), now_ms.max(self.time_ms), *milliseconds)
             }
+            Query::Slice { key, start, end } => {
+                let value = self.get(key).map(|record| record.value.clone());
+                Reply::Value(strings::slice(value.unwrap_or_default(), *start, *end))
+            }
+            Query::ExpireTime { key, milliseconds } => expiry::expire_time(self.get(key), *milliseconds),
             Query::Revision(key) => integer(self.get(key).map_or(0, |record| record.revision)),
             Query::Size => integer(self.keys.len()),
             Query::Lease(id) => lease::describe(self, *id, now_ms.max(self.time_ms)),
@@ -249,14 +261,30 @@ impl Store {
         self.cluster_id
     }
 
-    /// By how much [`Store::bytes`] may grow with this command, at most: for the leader's check before it
-    /// proposes. It does not count on what the command may overwrite, which may be gone by then.
+    /// By how much [`Store::bytes`] may grow with this command, at most, if it is the next one: for the leader's
+    /// check before it proposes. It does not count on what the command may overwrite, which may be gone by then.
     pub fn growth(&self, command: &Command) -> u64 {
         let bytes = match command {
             Command::Set { key, value, .. } | Command::Append { key, value } => key.len() + value.len(),
-            Command::MultiSet { pairs } => pairs.iter().map(|(key, value)| key.len() + value.len()).sum(),
+            Command::MultiSet { pairs } | Command::MultiSetIfAbsent { pairs } => {
+                pairs.iter().map(|(key, value)| key.len() + value.len()).sum()
+            }
             // The longest number: -9223372036854775808.
             Command::Increment { key, .. } => key.len() + 20,
+            // A sign, 21 digits, a point, 17 digits.
+            Command::IncrementFloat { key, .. } => key.len() + 40,
+            Command::SetRange { key, offset, value } => {
+                let length = (value.len() as u64).saturating_add(*offset);
+                return if length > VALUE_MAX_BYTES as u64 {
+                    0
+                } else {
+                    key.len() as u64 + length
+                };
+            }
+            Command::Rename { from, to, .. } => to.len().saturating_sub(from.len()),
+            Command::Copy { from, to, .. } => {
+                self.get(from).map_or(0, |record| to.len() + record.value.len())
+            }
             _ => 0,
         };
         bytes as u64
@@ -338,7 +366,9 @@ fn refusal(command: &Command) -> Option<Reply> {
     }
     let too_long = match command {
         Command::Set { value, .. } => value.len() > VALUE_MAX_BYTES,
-        Command::MultiSet { pairs } => pairs.iter().any(|(_, value)| value.len() > VALUE_MAX_BYTES),
+        Command::MultiSet { pairs } | Command::MultiSetIfAbsent { pairs } => {
+            pairs.iter().any(|(_, value)| value.len() > VALUE_MAX_BYTES)
+        }
         _ => false,
     };
     too_long.then(value_too_long)

@@ -1,7 +1,8 @@
-//! Writes of values: SET and its kin, DEL and its kin, INCR, APPEND, MSET.
+//! Values: SET and its kin, DEL and its kin, INCR, APPEND, MSET, pieces of values, RENAME and COPY.
 
 use bytes::Bytes;
 
+use super::decimal::{Decimal, NoDecimal};
 use super::keyspace::{Life, Record};
 use super::{
     Code, Condition, Reply, SetAnswer, SetExpiry, VALUE_MAX_BYTES, Write, integer, value_or_nil,
@@ -102,6 +103,19 @@ impl Write<'_> {
         Reply::Integer(sum)
     }
 
+    pub(super) fn increment_float(&mut self, key: &[u8], by: &[u8]) -> Reply {
+        let old = self.get(key);
+        let kept = old.map(|record| record.life).unwrap_or_default();
+        match sum_of_floats(old, by) {
+            Ok(sum) => {
+                let sum = Bytes::from(sum.to_string());
+                self.keys.put(key, &sum, self.index, kept);
+                Reply::Value(sum)
+            }
+            Err(problem) => Reply::error(Code::Err, problem.text()),
+        }
+    }
+
     pub(super) fn append(&mut self, key: &[u8], value: &Bytes) -> Reply {
         let old = self.get(key);
         let kept = old.map(|record| record.life).unwrap_or_default();
@@ -115,12 +129,97 @@ impl Write<'_> {
         integer(length)
     }
 
+    pub(super) fn set_range(&mut self, key: &[u8], offset: u64, value: &[u8]) -> Reply {
+        let old = self.get(key);
+        let kept = old.map(|record| record.life).unwrap_or_default();
+        let old = old.map_or(&[][..], |record| &record.value);
+        if value.is_empty() {
+            return integer(old.len());
+        }
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let end = start.saturating_add(value.len());
+        if end > VALUE_MAX_BYTES {
+            return value_too_long();
+        }
+        let mut whole = old.to_vec();
+        whole.resize(old.len().max(end), 0);
+        if let Some(piece) = whole.get_mut(start..end) {
+            piece.copy_from_slice(value);
+        }
+        let length = whole.len();
+        self.keys.put(key, &Bytes::from(whole), self.index, kept);
+        integer(length)
+    }
+
     pub(super) fn multi_set(&mut self, pairs: &[(Bytes, Bytes)]) -> Reply {
         for (key, value) in pairs {
             self.keys.put(key, value, self.index, Life::default());
         }
         Reply::Ok
     }
+
+    pub(super) fn multi_set_if_absent(&mut self, pairs: &[(Bytes, Bytes)]) -> Reply {
+        let absent = pairs.iter().all(|(key, _)| self.get(key).is_none());
+        if absent {
+            self.multi_set(pairs);
+        }
+        Reply::Integer(absent.into())
+    }
+
+    pub(super) fn rename(&mut self, from: &[u8], to: &[u8], if_absent: bool) -> Reply {
+        if self.get(from).is_none() {
+            return Reply::error(Code::Err, "no such key");
+        }
+        // A key that keeps its name is not written.
+        let moves = from != to && !(if_absent && self.get(to).is_some());
+        if moves && let Some(Record { value, life, .. }) = self.get(from).cloned() {
+            // First, so that there is never one more on a lease than may be.
+            self.keys.remove(from);
+            self.keys.put(to, &value, self.index, life);
+        }
+        if if_absent {
+            Reply::Integer(moves.into())
+        } else {
+            Reply::Ok
+        }
+    }
+
+    pub(super) fn copy(&mut self, from: &[u8], to: &[u8], replace: bool) -> Reply {
+        if from == to {
+            return Reply::error(Code::Err, "source and destination objects are the same");
+        }
+        let Some(Record { value, life, .. }) = self.get(from).cloned() else {
+            return Reply::Integer(0);
+        };
+        let copies = replace || self.get(to).is_none();
+        if copies {
+            self.keys.put(to, &value, self.index, Life::until(life.expiry));
+        }
+        Reply::Integer(copies.into())
+    }
+}
+
+fn sum_of_floats(old: Option<&Record>, by: &[u8]) -> Result<Decimal, NoDecimal> {
+    let number = old.map_or(Ok(Decimal::ZERO), |record| Decimal::parse(&record.value))?;
+    number.add(Decimal::parse(by)?)
+}
+
+/// Redis's GETRANGE: both ends are part of the piece, and are moved into the value where they lie outside.
+pub(super) fn slice(value: Bytes, start: i64, end: i64) -> Bytes {
+    let length = value.len() as i64;
+    let from_start = |at: i64| {
+        if at < 0 {
+            at.saturating_add(length).max(0)
+        } else {
+            at
+        }
+    };
+    let (first, last) = (from_start(start), from_start(end).min(length - 1));
+    // Two ends behind the end that are the wrong way round are no piece, also where both are moved to 0.
+    if first > last || (start < 0 && end < 0 && start > end) {
+        return Bytes::new();
+    }
+    value.slice(first as usize..=last as usize)
 }
 
 /// The life of the key that a SET writes.

@@ -44,6 +44,37 @@ impl Twin {
                 _ => Reply::Integer(0),
             },
             Command::GetDelete { key } => value(self.take(key)),
+            Command::GetExpire { key, at } => self.get_expire(key, *at),
+            Command::IncrementFloat { key, by } => self.increment_float(key, by),
+            Command::SetRange { key, offset, value } => self.set_range(key, *offset as usize, value),
+            Command::MultiSetIfAbsent { pairs } => {
+                let free = pairs.iter().all(|(key, _)| self.row(key).is_none());
+                for (key, value) in pairs.iter().filter(|_| free) {
+                    self.write(key, value, None, None);
+                }
+                Reply::Integer(free as i64)
+            }
+            Command::Rename { from, to, if_absent } => match self.row(from) {
+                None => Reply::error(Code::Err, "no such key"),
+                Some(_) if *if_absent && self.row(to).is_some() => Reply::Integer(0),
+                Some(row) => {
+                    if from != to {
+                        self.rows.remove(&from[..]);
+                        self.write(to, &row.value, row.expiry, row.lease);
+                    }
+                    if *if_absent { Reply::Integer(1) } else { Reply::Ok }
+                }
+            },
+            Command::Copy { from, to, .. } if from == to => {
+                Reply::error(Code::Err, "source and destination objects are the same")
+            }
+            Command::Copy { from, to, replace } => match self.row(from) {
+                Some(row) if *replace || self.row(to).is_none() => {
+                    self.write(to, &row.value, row.expiry, None);
+                    Reply::Integer(1)
+                }
+                _ => Reply::Integer(0),
+            },
             Command::Increment { key, by } => self.increment(key, *by),
             Command::Append { key, value } => {
                 let row = self.row(key);
@@ -124,6 +155,55 @@ impl Twin {
         }
     }
 
+    fn get_expire(&mut self, key: &[u8], at: Option<Moment>) -> Reply {
+        let at = match at {
+            Some(Moment::In(ms)) => match self.time.checked_add(ms) {
+                Some(at) => Some(at),
+                None => return Reply::error(Code::Err, "invalid expire time in 'getex' command"),
+            },
+            Some(Moment::At(at)) => Some(at),
+            None => None,
+        };
+        let row = self.row(key);
+        if let Some(row) = &row
+            && (at.is_some() || row.expiry.is_some())
+        {
+            self.write(key, &row.value, at, row.lease);
+        }
+        value(row)
+    }
+
+    fn increment_float(&mut self, key: &[u8], by: &[u8]) -> Reply {
+        let row = self.row(key);
+        let old = row.as_ref().map_or(Ok(0), |row| float(&row.value));
+        let sum = match old.and_then(|old| Ok(old + float(by)?)) {
+            Ok(sum) if sum.abs() < 10i128.pow(38) => sum,
+            Ok(_) => return Reply::error(Code::Err, "a float has at most 21 digits before the point"),
+            Err(text) => return Reply::error(Code::Err, text),
+        };
+        let digits = format!("{:018}", sum.abs());
+        let (whole, fraction) = digits.split_at(digits.len() - 17);
+        let text = format!("{}{whole}.{fraction}", ["", "-"][(sum < 0) as usize]);
+        let text = text.trim_end_matches('0').trim_end_matches('.').to_owned();
+        self.write_on(key, text.as_bytes(), row);
+        Reply::Value(text.into())
+    }
+
+    fn set_range(&mut self, key: &[u8], offset: usize, value: &[u8]) -> Reply {
+        let row = self.row(key);
+        let mut whole = row.as_ref().map_or(vec![], |row| row.value.clone());
+        for (at, byte) in value.iter().enumerate() {
+            while whole.len() <= offset + at {
+                whole.push(0);
+            }
+            whole[offset + at] = *byte;
+        }
+        if !value.is_empty() {
+            self.write_on(key, &whole, row);
+        }
+        Reply::Integer(whole.len() as i64)
+    }
+
     fn expire(&mut self, key: &[u8], at: Moment, condition: ExpireCondition) -> Reply {
         let at = match at {
             Moment::At(at) => at,
@@ -141,6 +221,7 @@ impl Twin {
             ExpireCondition::IfNone => row.expiry.is_none(),
             ExpireCondition::IfSome => row.expiry.is_some(),
             ExpireCondition::IfLater => row.expiry.is_some() && at > current,
+            ExpireCondition::IfSomeAndEarlier => at < row.expiry.unwrap_or(i64::MIN),
             ExpireCondition::IfEarlier => row.expiry.is_none() || at < current,
         };
         if holds {
@@ -285,6 +366,25 @@ impl Twin {
                     }
                 }
             }),
+            Query::Slice { key, start, end } => {
+                let value = get(key).map_or(vec![], |row| row.value.clone());
+                let length = value.len() as i64;
+                let place = |at: i64| if at < 0 { (at + length).max(0) } else { at };
+                let within = |at: i64| {
+                    place(*start) <= at && at <= place(*end) && (*start >= 0 || *end >= 0 || start <= end)
+                };
+                let piece: Vec<u8> = (0..length)
+                    .filter(|at| within(*at))
+                    .map(|at| value[at as usize])
+                    .collect();
+                Reply::Value(piece.into())
+            }
+            Query::ExpireTime { key, milliseconds } => Reply::Integer(match get(key).map(|row| row.expiry) {
+                None => -2,
+                Some(None) => -1,
+                Some(Some(at)) if *milliseconds => at,
+                Some(Some(at)) => (at as i128 + 500).div_euclid(1000) as i64,
+            }),
             Query::Revision(key) => Reply::Integer(get(key).map_or(0, |row| row.revision as i64)),
             Query::Size => Reply::Integer(self.rows.len() as i64),
             Query::Lease(id) => self.describe(*id, now_ms),
@@ -316,6 +416,29 @@ fn no_lease(id: u64) -> Reply {
     Reply::error(Code::Err, text)
 }
 
+/// A number without exponent, in units of the 17th digit behind the point.
+fn float(text: &[u8]) -> Result<i128, &'static str> {
+    let invalid = "value is not a valid float";
+    let text = std::str::from_utf8(text).map_err(|_| invalid)?;
+    let (sign, text) = match text.strip_prefix('-') {
+        Some(text) => (-1, text),
+        None => (1, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let digits = format!("{whole}{fraction:0<18}");
+    if whole.len() + fraction.len() == 0 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(invalid);
+    }
+    let whole = whole.trim_start_matches('0');
+    if whole.len() > 21 {
+        return Err("a float has at most 21 digits before the point");
+    }
+    let kept: i128 = format!("0{whole}{}", &format!("{fraction:0<17}")[..17])
+        .parse()
+        .unwrap();
+    Ok(sign * (kept + fraction.as_bytes().get(17).is_some_and(|digit| *digit >= b'5') as i128))
+}
+
 fn value(row: Option<Row>) -> Reply {
     row.map_or(Reply::Nil, |row| Reply::Value(row.value.into()))
 }
@@ -340,8 +463,14 @@ fn any_value(rng: &mut Rng) -> Bytes {
         2 => Bytes::from((i64::MAX - rng.below(3) as i64).to_string()),
         3 => Bytes::from((i64::MIN + rng.below(3) as i64).to_string()),
         4 => Bytes::from_static(&[b" 1", b"-0", b"01", b"+1"][rng.below(4) as usize][..]),
+        5 => any_float(rng),
         _ => Bytes::from(rng.below(5).to_string()),
     }
+}
+
+fn any_float(rng: &mut Rng) -> Bytes {
+    let sign = if rng.one_in(2) { "-" } else { "" };
+    Bytes::from(format!("{sign}{}.{:03}", rng.below(3), rng.below(1000)))
 }
 
 fn any_moment(rng: &mut Rng, now_ms: u64) -> Moment {
@@ -359,7 +488,7 @@ fn any_moment(rng: &mut Rng, now_ms: u64) -> Moment {
 /// Some command, about a dozen keys and at some time around `now_ms`.
 pub(super) fn any_command(rng: &mut Rng, now_ms: u64) -> Command {
     let key = any_key(rng);
-    match rng.below(48) {
+    match rng.below(62) {
         0..12 => Command::Set {
             key,
             value: any_value(rng),
@@ -408,14 +537,47 @@ pub(super) fn any_command(rng: &mut Rng, now_ms: u64) -> Command {
                 ExpireCondition::IfSome,
                 ExpireCondition::IfLater,
                 ExpireCondition::IfEarlier,
-            ][rng.below(5) as usize],
+                ExpireCondition::IfSomeAndEarlier,
+            ][rng.below(6) as usize],
         },
         34..36 => Command::Persist { key },
         36..39 => Command::ExpireDue {
             limit: rng.below(4) as u32,
         },
-        39 if rng.one_in(8) => Command::FlushAll,
-        39 => Command::Bootstrap {
+        39..42 => Command::GetExpire {
+            key,
+            at: (!rng.one_in(4)).then(|| any_moment(rng, now_ms)),
+        },
+        42..45 => Command::IncrementFloat {
+            key,
+            by: if rng.one_in(8) {
+                any_value(rng)
+            } else {
+                any_float(rng)
+            },
+        },
+        45..47 => Command::SetRange {
+            key,
+            offset: rng.below(12),
+            value: any_value(rng),
+        },
+        47 => Command::MultiSetIfAbsent {
+            pairs: (0..rng.below(4))
+                .map(|_| (any_key(rng), any_value(rng)))
+                .collect(),
+        },
+        48..51 => Command::Rename {
+            from: key,
+            to: any_key(rng),
+            if_absent: rng.one_in(2),
+        },
+        51..53 => Command::Copy {
+            from: key,
+            to: any_key(rng),
+            replace: rng.one_in(2),
+        },
+        53 if rng.one_in(8) => Command::FlushAll,
+        53 => Command::Bootstrap {
             cluster_id: [rng.below(256) as u8; 16],
         },
         _ => any_lease_command(rng),
@@ -443,9 +605,18 @@ fn any_lease_command(rng: &mut Rng) -> Command {
 fn any_query(rng: &mut Rng) -> Query {
     let key = any_key(rng);
     let keys = vec![key.clone(), any_key(rng), key.clone()];
-    match rng.below(10) {
-        9 => Query::Lease(any_lease(rng)),
+    match rng.below(14) {
+        13 => Query::Lease(any_lease(rng)),
         0 => Query::Get(key),
+        9 | 10 => Query::Slice {
+            key,
+            start: rng.below(14) as i64 - 7,
+            end: rng.below(14) as i64 - 7,
+        },
+        n @ (11 | 12) => Query::ExpireTime {
+            key,
+            milliseconds: n == 12,
+        },
         1 => Query::MultiGet(keys),
         2 => Query::Exists(keys),
         3 => Query::Length(key),

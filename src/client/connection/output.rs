@@ -9,7 +9,7 @@ use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use crate::client::reply::{Encoding, Response};
-use crate::client::walk::{First, ScanWalk, Walker};
+use crate::client::walk::{Draw, First, ScanWalk, Walker, random};
 use crate::kv::Reply;
 
 use super::{Connection, Phase, READ_MIN_BYTES, State, timed_out};
@@ -47,6 +47,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
                     self.put_scan(slot.encoding, ScanWalk::new(view, from, step))
                         .await?;
                 }
+                State::Draw(view) => self.put_draw(slot.encoding, Draw::new(view, random())).await?,
             }
         }
         self.flush().await?;
@@ -108,6 +109,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
         encoding.put_list_head(2, &mut self.output);
         encoding.put_value(cursor.to_string().as_bytes(), &mut self.output);
         self.put_walk(encoding, walker).await
+    }
+
+    async fn put_draw(&mut self, encoding: Encoding, mut draw: Draw) -> io::Result<()> {
+        while draw.walk() {
+            yield_now().await;
+        }
+        let reply = draw.key().map_or(Reply::Nil, Reply::Value);
+        self.put(encoding, &reply.into()).await
     }
 
     async fn flush_if_full(&mut self) -> io::Result<()> {

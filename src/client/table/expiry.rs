@@ -63,6 +63,24 @@ pub(super) const ROWS: &[Row] = &[
         summary: "milliseconds the key has left; -1 without expiry, -2 if there is no such key",
     },
     Row {
+        name: "EXPIRETIME",
+        arity: 2,
+        flags: &[Flag::Read, Flag::Fast],
+        keys: Keys::FIRST,
+        parse: |args| Ok(expire_time(args, false)),
+        syntax: "key",
+        summary: "when the key goes, in seconds since 1970; -1 without expiry, -2 if there is no such key",
+    },
+    Row {
+        name: "PEXPIRETIME",
+        arity: 2,
+        flags: &[Flag::Read, Flag::Fast],
+        keys: Keys::FIRST,
+        parse: |args| Ok(expire_time(args, true)),
+        syntax: "key",
+        summary: "when the key goes, in milliseconds since 1970; -1 without expiry, -2 if there is no such key",
+    },
+    Row {
         name: "PERSIST",
         arity: 2,
         flags: &[Flag::Write, Flag::Fast],
@@ -107,7 +125,7 @@ fn expire(args: &Args<'_>, unit: &[u8]) -> Result<Action, Error> {
     }))
 }
 
-/// NX, XX, GT, LT in the combinations that mean something: XX with GT is GT, because a key without expiry
+/// NX, XX, GT, LT in the combinations that do not exclude each other: XX with GT is GT, because a key without expiry
 /// is never later.
 fn expire_condition(args: &Args<'_>) -> Result<ExpireCondition, Error> {
     let (mut nx, mut xx, mut gt, mut lt) = (false, false, false, false);
@@ -126,16 +144,23 @@ fn expire_condition(args: &Args<'_>) -> Result<ExpireCondition, Error> {
         (false, true, false, false) => Ok(ExpireCondition::IfSome),
         (false, _, true, false) => Ok(ExpireCondition::IfLater),
         (false, false, false, true) => Ok(ExpireCondition::IfEarlier),
+        (false, true, false, true) => Ok(ExpireCondition::IfSomeAndEarlier),
         (true, ..) => Err(err(
             "NX and XX, GT or LT options at the same time are not compatible",
         )),
         (_, _, true, true) => Err(err("GT and LT options at the same time are not compatible")),
-        (_, true, false, true) => Err(err("XX and LT options at the same time are not supported")),
     }
 }
 
 fn time_to_live(args: &Args<'_>, milliseconds: bool) -> Action {
     Action::Query(Query::TimeToLive {
+        key: args.word(1),
+        milliseconds,
+    })
+}
+
+fn expire_time(args: &Args<'_>, milliseconds: bool) -> Action {
+    Action::Query(Query::ExpireTime {
         key: args.word(1),
         milliseconds,
     })

@@ -1,5 +1,7 @@
 //! Commands on keys and their values.
 
+use bytes::Bytes;
+
 use crate::kv::{Command, Condition, Error, Moment, Query, SetAnswer, SetExpiry};
 
 use super::expiry::{expiry_moment, expiry_unit};
@@ -42,6 +44,24 @@ pub(super) const ROWS: &[Row] = &[
         parse: |args| Ok(Action::Query(Query::Length(args.word(1)))),
         syntax: "key",
         summary: "the value's length in bytes, 0 if there is none",
+    },
+    Row {
+        name: "GETRANGE",
+        arity: 4,
+        flags: &[Flag::Read],
+        keys: Keys::FIRST,
+        parse: slice,
+        syntax: "key start end",
+        summary: "a piece of the value, both ends included; -1 is its last byte",
+    },
+    Row {
+        name: "SUBSTR",
+        arity: 4,
+        flags: &[Flag::Read],
+        keys: Keys::FIRST,
+        parse: slice,
+        syntax: "key start end",
+        summary: "the same as GETRANGE",
     },
     Row {
         name: "TYPE",
@@ -123,9 +143,18 @@ pub(super) const ROWS: &[Row] = &[
         arity: -3,
         flags: &[Flag::Write],
         keys: Keys::PAIRS,
-        parse: multi_set,
+        parse: |args| Ok(Action::Write(Command::MultiSet { pairs: pairs(args)? })),
         syntax: "key value …",
         summary: "writes several keys at once",
+    },
+    Row {
+        name: "MSETNX",
+        arity: -3,
+        flags: &[Flag::Write],
+        keys: Keys::PAIRS,
+        parse: |args| Ok(Action::Write(Command::MultiSetIfAbsent { pairs: pairs(args)? })),
+        syntax: "key value …",
+        summary: "writes several keys if none of them is there; 1 if it did, else 0",
     },
     Row {
         name: "APPEND",
@@ -140,6 +169,15 @@ pub(super) const ROWS: &[Row] = &[
         },
         syntax: "key value",
         summary: "appends to the value; the new length",
+    },
+    Row {
+        name: "SETRANGE",
+        arity: 4,
+        flags: &[Flag::Write],
+        keys: Keys::FIRST,
+        parse: set_range,
+        syntax: "key offset value",
+        summary: "writes over a piece of the value, filling up with zeros; the new length",
     },
     Row {
         name: "INCR",
@@ -184,6 +222,20 @@ pub(super) const ROWS: &[Row] = &[
         summary: "subtracts n; the new value",
     },
     Row {
+        name: "INCRBYFLOAT",
+        arity: 3,
+        flags: &[Flag::Write, Flag::Fast],
+        keys: Keys::FIRST,
+        parse: |args| {
+            Ok(Action::Write(Command::IncrementFloat {
+                key: args.word(1),
+                by: args.word(2),
+            }))
+        },
+        syntax: "key number",
+        summary: "adds a decimal, exact to 17 digits behind the point; the new value",
+    },
+    Row {
         name: "DEL",
         arity: -2,
         flags: &[Flag::Write],
@@ -224,12 +276,21 @@ pub(super) const ROWS: &[Row] = &[
         syntax: "key",
         summary: "deletes and answers the old value, or _",
     },
+    Row {
+        name: "GETEX",
+        arity: -2,
+        flags: &[Flag::Write, Flag::Fast],
+        keys: Keys::FIRST,
+        parse: get_expire,
+        syntax: "key [EX s|PX ms|EXAT s|PXAT ms|PERSIST]",
+        summary: "the value, or _, and a new expiry for the key",
+    },
 ];
 
 /// The parts of a SET while its words are read.
 struct Set {
-    key: bytes::Bytes,
-    value: bytes::Bytes,
+    key: Bytes,
+    value: Bytes,
     condition: Condition,
     expiry: SetExpiry,
     answer: SetAnswer,
@@ -267,7 +328,7 @@ fn set(args: &Args<'_>) -> Result<Action, Error> {
     let mut at = 3;
     while at < args.len() {
         let used = match set_condition(args, at)? {
-            Some((condition, used)) if set.condition == Condition::Always => {
+            Some((condition, used)) if set.condition == Condition::Always || set.condition == condition => {
                 set.condition = condition;
                 used
             }
@@ -308,12 +369,11 @@ fn set_option(args: &Args<'_>, at: usize, set: &mut Set) -> Result<usize, Error>
         set.answer = SetAnswer::OldValue;
         return Ok(1);
     }
-    let (expiry, used) = match expiry_unit(args.bytes(at)) {
+    let (expiry, used) = match new_expiry(args, at)? {
         _ if args.is(at, "KEEPTTL") => (SetExpiry::Keep, 1),
         _ if args.is(at, "LEASE") && at + 1 >= args.len() => return Err(args.syntax(at + 1)),
         _ if args.is(at, "LEASE") => (SetExpiry::Lease(lease_id(args, at + 1)?), 2),
-        Some(_) if at + 1 >= args.len() => return Err(args.syntax(at + 1)),
-        Some(unit) => (SetExpiry::At(positive(args, unit(args.integer(at + 1)?))?), 2),
+        Some(moment) => (SetExpiry::At(moment), 2),
         None => return Err(args.syntax(at)),
     };
     if set.expiry != SetExpiry::Clear {
@@ -321,6 +381,32 @@ fn set_option(args: &Args<'_>, at: usize, set: &mut Set) -> Result<usize, Error>
     }
     set.expiry = expiry;
     Ok(used)
+}
+
+/// What the word at this place and the number behind it say about the expiry, unless it is another word.
+fn new_expiry(args: &Args<'_>, at: usize) -> Result<Option<Moment>, Error> {
+    match expiry_unit(args.bytes(at)) {
+        None => Ok(None),
+        Some(_) if at + 1 >= args.len() => Err(args.syntax(at + 1)),
+        Some(unit) => positive(args, unit(args.integer(at + 1)?)).map(Some),
+    }
+}
+
+fn get_expire(args: &Args<'_>) -> Result<Action, Error> {
+    let key = args.word(1);
+    if args.len() == 2 {
+        return Ok(Action::Query(Query::Get(key)));
+    }
+    let at = new_expiry(args, 2)?;
+    let used = match at {
+        Some(_) => 2,
+        None if args.is(2, "PERSIST") => 1,
+        None => return Err(args.syntax(2)),
+    };
+    if args.len() > 2 + used {
+        return Err(args.syntax(2 + used));
+    }
+    Ok(Action::Write(Command::GetExpire { key, at }))
 }
 
 /// Refuses an expiry that is not after the epoch, or not after now, as Redis does for SET.
@@ -341,17 +427,29 @@ fn set_with_expiry(args: &Args<'_>) -> Result<Action, Error> {
     }))
 }
 
-fn multi_set(args: &Args<'_>) -> Result<Action, Error> {
+fn pairs(args: &Args<'_>) -> Result<Vec<(Bytes, Bytes)>, Error> {
     let words = args.rest(1);
     let (pairs, rest) = words.as_chunks::<2>();
     if !rest.is_empty() {
         return Err(args.wrong_number());
     }
-    let pairs = pairs
-        .iter()
-        .map(|[key, value]| (key.clone(), value.clone()))
-        .collect();
-    Ok(Action::Write(Command::MultiSet { pairs }))
+    let pairs = pairs.iter().map(|[key, value]| (key.clone(), value.clone()));
+    Ok(pairs.collect())
+}
+
+fn slice(args: &Args<'_>) -> Result<Action, Error> {
+    let (start, end) = (args.integer(2)?, args.integer(3)?);
+    let key = args.word(1);
+    Ok(Action::Query(Query::Slice { key, start, end }))
+}
+
+fn set_range(args: &Args<'_>) -> Result<Action, Error> {
+    let offset = u64::try_from(args.integer(2)?).map_err(|_| err("offset is out of range"))?;
+    Ok(Action::Write(Command::SetRange {
+        key: args.word(1),
+        offset,
+        value: args.word(3),
+    }))
 }
 
 fn increment(args: &Args<'_>, by: i64) -> Action {

@@ -64,6 +64,15 @@ impl Reader {
         Ok(byte)
     }
 
+    /// 0 or 1.
+    pub(in crate::kv) fn flag(&mut self) -> Result<bool, Malformed> {
+        match self.byte()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(self.malformed("neither yes nor no")),
+        }
+    }
+
     pub(in crate::kv) fn number(&mut self) -> Result<u64, Malformed> {
         let mut number = 0;
         for (at, &byte) in self.rest.iter().take(10).enumerate() {

@@ -28,6 +28,15 @@ pub(super) fn query(words: &[Bytes], texts: &[&str]) -> Option<Query> {
             key,
             milliseconds: texts[0] == "pttl",
         },
+        "getrange" => Query::Slice {
+            key,
+            start: number(texts[2]),
+            end: number(texts[3]),
+        },
+        "expiretime" | "pexpiretime" => Query::ExpireTime {
+            key,
+            milliseconds: texts[0] == "pexpiretime",
+        },
         "rev" => Query::Revision(key),
         "dbsize" => Query::Size,
         "leaseinfo" => Query::Lease(number(texts[1]) as u64),
@@ -50,14 +59,28 @@ pub(super) fn command(words: &[Bytes], texts: &[&str]) -> Command {
             by: number(texts[2]),
         },
         "append" => Command::Append { key, value },
-        "mset" => {
-            let pairs = words[1..]
-                .chunks(2)
-                .map(|pair| (pair[0].clone(), pair[1].clone()));
-            Command::MultiSet {
-                pairs: pairs.collect(),
-            }
-        }
+        "mset" => Command::MultiSet { pairs: pairs(words) },
+        "msetnx" => Command::MultiSetIfAbsent { pairs: pairs(words) },
+        "setrange" => Command::SetRange {
+            key,
+            offset: number(texts[2]) as u64,
+            value: at(3),
+        },
+        "incrbyfloat" => Command::IncrementFloat { key, by: value },
+        "rename" | "renamenx" => Command::Rename {
+            from: key,
+            to: value,
+            if_absent: texts[0] == "renamenx",
+        },
+        "copy" => Command::Copy {
+            from: key,
+            to: value,
+            replace: texts.get(3) == Some(&"replace"),
+        },
+        "getex" => Command::GetExpire {
+            key,
+            at: (texts[2] != "persist").then(|| moment(texts[2], texts[3])),
+        },
         "pexpire" | "pexpireat" => Command::Expire {
             key,
             at: moment(&texts[0][1..], texts[2]),
@@ -66,6 +89,7 @@ pub(super) fn command(words: &[Bytes], texts: &[&str]) -> Command {
                 Some(&"nx") => ExpireCondition::IfNone,
                 Some(&"xx") => ExpireCondition::IfSome,
                 Some(&"gt") => ExpireCondition::IfLater,
+                Some(&"lt") if texts.len() > 4 => ExpireCondition::IfSomeAndEarlier,
                 Some(&"lt") => ExpireCondition::IfEarlier,
                 Some(other) => panic!("{other}"),
             },
@@ -90,6 +114,11 @@ pub(super) fn command(words: &[Bytes], texts: &[&str]) -> Command {
         },
         other => panic!("no command {other}"),
     }
+}
+
+fn pairs(words: &[Bytes]) -> Vec<(Bytes, Bytes)> {
+    let pairs = words[1..].chunks(2);
+    pairs.map(|pair| (pair[0].clone(), pair[1].clone())).collect()
 }
 
 fn moment(kind: &str, ms: &str) -> Moment {
