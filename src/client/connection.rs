@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::kv::{Code, Error, Reply, View};
+use crate::kv::{Code, Command, Error, Reply, View};
 use crate::node::{Answer, Operation, Outcome, Request, Submission};
 
 use super::codec::{Decoded, Decoder, Dialect, Limits};
@@ -347,6 +347,14 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
                 return Err(self.session.perform(action));
             }
             Action::Write(command) => (Operation::Write(command), Then::Written),
+            Action::Once { token, command } => {
+                let once = Command::Once {
+                    token,
+                    window_ms: self.service.options.once_window.as_millis() as u64,
+                    command: Box::new(command),
+                };
+                (Operation::Write(once), Then::Written)
+            }
             Action::Operate(operation) => (operation, Then::Written),
             Action::Query(query) => (Operation::Query(query, mode), Then::Read),
             Action::Walk(walk) => (Operation::View(mode), Then::Walk(walk)),

@@ -20,8 +20,8 @@
 //!
 //! This layer knows nothing of Raft, the log, or other nodes beyond what [`Node`] tells.
 //!
-//! Missing: users and permissions (the table's flags are there for them), TLS, MULTI, FEED, ONCE and
-//! SESSION, CLIENT LIST and KILL.
+//! Missing: users and permissions (the table's flags are there for them), TLS, MULTI, FEED, CLIENT LIST
+//! and KILL.
 
 mod accept;
 mod codec;
@@ -63,6 +63,8 @@ pub struct Options {
     pub idle_timeout: Duration,
     /// How long a client may take to read a piece of its replies before it is cut.
     pub stall_timeout: Duration,
+    /// `limits.once_window`: how long tokens of ONCE are remembered.
+    pub once_window: Duration,
     /// `raft.read_mode`: how connections read that did not say READ.
     pub read_mode: ReadMode,
     /// The port of `listen.client`, for INFO.
@@ -76,6 +78,7 @@ impl Default for Options {
             max_request_bytes: 1 << 20,
             idle_timeout: Duration::ZERO,
             stall_timeout: Duration::from_secs(30),
+            once_window: Duration::from_secs(3600),
             read_mode: ReadMode::Quorum,
             tcp_port: 7238,
         }

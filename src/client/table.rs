@@ -9,6 +9,7 @@ mod expiry;
 mod keys;
 mod leases;
 mod node;
+mod once;
 mod scans;
 mod strings;
 
@@ -93,6 +94,13 @@ impl Keys {
 pub(crate) enum Action {
     /// A write.
     Write(Command),
+    /// A write that is done once; how long the token is remembered says the configuration.
+    Once {
+        /// The client's own word for it.
+        token: Bytes,
+        /// The write.
+        command: Command,
+    },
     /// A read of a few keys.
     Query(Query),
     /// RANGE, PREFIX, KEYS.
@@ -212,6 +220,7 @@ pub(crate) fn rows() -> impl Iterator<Item = &'static Row> {
         expiry::ROWS,
         keys::ROWS,
         leases::ROWS,
+        once::ROWS,
         scans::ROWS,
         node::ROWS,
         connection::ROWS,
@@ -255,7 +264,7 @@ impl Action {
     /// Its place in the order of requests.
     pub(crate) fn kind(&self) -> Kind {
         match self {
-            Action::Write(_) | Action::Operate(_) => Kind::Write,
+            Action::Write(_) | Action::Once { .. } | Action::Operate(_) => Kind::Write,
             Action::Query(_) | Action::Walk(_) | Action::Scan(_) | Action::RandomKey | Action::Page(_) => {
                 Kind::Read
             }

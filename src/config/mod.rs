@@ -8,8 +8,7 @@
 //! The file is walked by hand over the parser's spanned tree instead of through serde: serde's errors name a
 //! key or a place but not both, end at the first one, and cannot tell the file from the environment.
 //!
-//! What is missing: `[tls]` and `[auth]` are read, checked and then refused as not built yet. `limits.once_window` is
-//! read and checked and has no effect yet.
+//! What is missing: `[tls]` and `[auth]` are read, checked and then refused as not built yet.
 
 mod check;
 mod read;
@@ -129,7 +128,7 @@ pub struct Limits {
     pub max_memory: Option<u64>,
     /// How long a request may wait for its answer; 10 ms to 10 min, default 4 s.
     pub request_timeout: Duration,
-    /// How long ONCE tokens are remembered; 1 s to 30 days, default 1 h. No effect yet.
+    /// How long ONCE tokens are remembered; 1 s to 30 days, default 1 h.
     pub once_window: Duration,
     /// A client connection idle for so long is closed; `None` never (the default, written "0s").
     pub idle_timeout: Option<Duration>,

@@ -136,10 +136,38 @@ pub enum Command {
         /// The lease's number.
         id: u64,
     },
+    /// ONCE: carries the command out unless its token is remembered; answers as it did, or does.
+    Once {
+        /// 1 to [`TOKEN_MAX_BYTES`](super::TOKEN_MAX_BYTES) bytes.
+        token: Bytes,
+        /// How long the token is remembered, in milliseconds.
+        window_ms: u64,
+        /// What to do; see [`Command::may_be_wrapped`].
+        command: Box<Command>,
+    },
+    /// SESSION OPEN: answers the session's number, which is the entry's index.
+    OpenSession {
+        /// Its life in milliseconds, from 1 to [`LIFE_MAX_MS`](super::LIFE_MAX_MS).
+        life_ms: u64,
+    },
+    /// SEQ: carries the command out unless this number of the session has come before; answers as it did, or does.
+    Seq {
+        /// The session's number.
+        session: u64,
+        /// From 1 on.
+        n: u64,
+        /// What to do; see [`Command::may_be_wrapped`].
+        command: Box<Command>,
+    },
+    /// SESSION CLOSE: answers `Ok`.
+    CloseSession {
+        /// The session's number.
+        id: u64,
+    },
     /// A new leader's own: starts the lives of all leases anew. Answers how many.
     RenewLeases,
-    /// The leader's own: removes what is due at the entry's time: keys with an expiry, leases with their keys. Answers
-    /// how many.
+    /// The leader's own: removes what is due at the entry's time: keys with an expiry, leases with their keys,
+    /// sessions, tokens. Answers how many.
     ExpireDue {
         /// After so many it stops; a lease and its keys go together.
         limit: u32,
@@ -342,9 +370,29 @@ pub enum Code {
 }
 
 impl Command {
+    /// Whether it may stand in ONCE and SEQ: neither they do, nor what leaders do by themselves.
+    pub fn may_be_wrapped(&self) -> bool {
+        !matches!(
+            self,
+            Command::Once { .. }
+                | Command::Seq { .. }
+                | Command::RenewLeases
+                | Command::ExpireDue { .. }
+                | Command::Bootstrap { .. }
+        )
+    }
+
+    /// What is done in the end: the command within ONCE and SEQ.
+    pub fn unwrapped(&self) -> &Command {
+        match self {
+            Command::Once { command, .. } | Command::Seq { command, .. } => command,
+            command => command,
+        }
+    }
+
     /// The keys it names, in the order in which it names them.
     pub fn keys(&self) -> impl Iterator<Item = &Bytes> {
-        let (one, two, many, pairs) = self.named();
+        let (one, two, many, pairs) = self.unwrapped().named();
         let pairs = pairs.iter().map(|(key, _)| key);
         one.into_iter().chain(two).chain(many).chain(pairs)
     }
@@ -371,6 +419,11 @@ impl Command {
             | Command::GrantLease { .. }
             | Command::RenewLease { .. }
             | Command::RevokeLease { .. }
+            // Within another one, which is refused.
+            | Command::Once { .. }
+            | Command::OpenSession { .. }
+            | Command::Seq { .. }
+            | Command::CloseSession { .. }
             | Command::RenewLeases
             | Command::ExpireDue { .. }
             | Command::Bootstrap { .. } => (None, None, &[], &[]),

@@ -54,6 +54,10 @@ const GRANT_LEASE: u8 = 40;
 const RENEW_LEASE: u8 = 41;
 const REVOKE_LEASE: u8 = 42;
 const RENEW_LEASES: u8 = 43;
+const ONCE: u8 = 44;
+const OPEN_SESSION: u8 = 45;
+const SEQ: u8 = 46;
+const CLOSE_SESSION: u8 = 47;
 
 /// A log entry's data: the command and the leader's time.
 pub fn encode_entry(time_ms: u64, command: &Command) -> Bytes {
@@ -111,7 +115,7 @@ fn entry_head(time_ms: u64, command_bytes: usize) -> Vec<u8> {
 
 /// About how many bytes a command takes, to allocate once.
 fn size_hint(command: &Command) -> usize {
-    let values = match command {
+    let values = match command.unwrapped() {
         Command::Set { value, condition, .. } => match condition {
             Condition::IfEqual(old) => value.len() + old.len(),
             _ => value.len(),
@@ -125,7 +129,11 @@ fn size_hint(command: &Command) -> usize {
         }
         _ => 0,
     };
-    values + command.keys().map(|key| key.len() + 2).sum::<usize>() + 24
+    let token = match command {
+        Command::Once { token, .. } => token.len(),
+        _ => 0,
+    };
+    token + values + command.keys().map(|key| key.len() + 2).sum::<usize>() + 24
 }
 
 fn put_command(out: &mut Vec<u8>, command: &Command) {
@@ -143,11 +151,7 @@ fn put_command(out: &mut Vec<u8>, command: &Command) {
             put_set_expiry(out, *expiry);
             out.push(set_answer_tag(*answer));
         }
-        Command::Delete { keys } => {
-            out.push(DELETE);
-            put_number(out, keys.len() as u64);
-            keys.iter().for_each(|key| put_bytes(out, key));
-        }
+        Command::Delete { keys } => put_list(out, DELETE, keys),
         Command::DeleteIfEqual { key, old } => put_tag_and_bytes(out, DELETE_IF_EQUAL, &[key, old]),
         Command::GetDelete { key } => put_tag_and_bytes(out, GET_DELETE, &[key]),
         Command::Increment { key, by } => {
@@ -181,6 +185,14 @@ fn put_command(out: &mut Vec<u8>, command: &Command) {
         Command::RenewLease { id } => put_tag_and_number(out, RENEW_LEASE, *id),
         Command::RevokeLease { id } => put_tag_and_number(out, REVOKE_LEASE, *id),
         Command::RenewLeases => out.push(RENEW_LEASES),
+        Command::Once {
+            token,
+            window_ms,
+            command,
+        } => put_once(out, token, *window_ms, command),
+        Command::OpenSession { life_ms } => put_tag_and_number(out, OPEN_SESSION, *life_ms),
+        Command::Seq { session, n, command } => put_seq(out, *session, *n, command),
+        Command::CloseSession { id } => put_tag_and_number(out, CLOSE_SESSION, *id),
     }
 }
 
@@ -272,8 +284,51 @@ fn younger(reader: &mut Reader, tag: u8) -> Result<Command, Malformed> {
         RENEW_LEASE => Command::RenewLease { id: reader.number()? },
         REVOKE_LEASE => Command::RevokeLease { id: reader.number()? },
         RENEW_LEASES => Command::RenewLeases,
+        ONCE => Command::Once {
+            token: reader.bytes()?,
+            window_ms: reader.number()?,
+            command: wrapped(reader)?,
+        },
+        OPEN_SESSION => Command::OpenSession {
+            life_ms: reader.number()?,
+        },
+        SEQ => Command::Seq {
+            session: reader.number()?,
+            n: reader.number()?,
+            command: wrapped(reader)?,
+        },
+        CLOSE_SESSION => Command::CloseSession { id: reader.number()? },
         _ => return Err(reader.malformed("unknown command")),
     })
+}
+
+fn put_once(out: &mut Vec<u8>, token: &[u8], window_ms: u64, command: &Command) {
+    put_tag_and_bytes(out, ONCE, &[token]);
+    put_number(out, window_ms);
+    put_command(out, command);
+}
+
+fn put_seq(out: &mut Vec<u8>, session: u64, n: u64, command: &Command) {
+    put_tag_and_number(out, SEQ, session);
+    put_number(out, n);
+    put_command(out, command);
+}
+
+fn put_list(out: &mut Vec<u8>, tag: u8, list: &[Bytes]) {
+    put_tag_and_number(out, tag, list.len() as u64);
+    list.iter().for_each(|bytes| put_bytes(out, bytes));
+}
+
+/// The command within ONCE or SEQ. Looked at before it is read, so that no bytes make this go deep.
+fn wrapped(reader: &mut Reader) -> Result<Box<Command>, Malformed> {
+    if matches!(reader.peek(1), Some(ONCE | SEQ)) {
+        return Err(reader.malformed("ONCE or SEQ within one of them"));
+    }
+    let command = command(reader)?;
+    if !command.may_be_wrapped() {
+        return Err(reader.malformed("a command that may not be within ONCE or SEQ"));
+    }
+    Ok(Box::new(command))
 }
 
 fn put_tag_and_bytes(out: &mut Vec<u8>, tag: u8, strings: &[&[u8]]) {
@@ -477,6 +532,19 @@ mod tests {
         assert!(range.contains(&value.as_ptr()));
     }
 
+    #[test]
+    fn nothing_is_wrapped_twice() {
+        let once = [COMMAND_VERSION, ONCE, 1, b't', 0];
+        for inner in [&once[..], &[COMMAND_VERSION, SEQ, 1, 1]] {
+            let twice = [&once[..], inner, &[COMMAND_VERSION, FLUSH_ALL]].concat();
+            assert!(decode_command(twice.into()).is_err());
+        }
+        let deep = [once.repeat(1_000_000), vec![COMMAND_VERSION, FLUSH_ALL]].concat();
+        assert!(decode_command(deep.into()).is_err());
+        let own = [&once[..], &[COMMAND_VERSION, RENEW_LEASES]].concat();
+        assert!(decode_command(own.into()).is_err());
+    }
+
     /// If this fails, old logs are no longer readable: add a version or a tag, and leave these.
     #[test]
     fn golden() {
@@ -606,6 +674,24 @@ mod tests {
             (Command::RenewLease { id: 300 }, b"\x01\x29\xac\x02"),
             (Command::RevokeLease { id: 300 }, b"\x01\x2a\xac\x02"),
             (Command::RenewLeases, b"\x01\x2b"),
+            (
+                Command::Once {
+                    token: v(),
+                    window_ms: 300,
+                    command: Box::new(Command::FlushAll),
+                },
+                b"\x01\x2c\x03val\xac\x02\x01\x0a",
+            ),
+            (Command::OpenSession { life_ms: 300 }, b"\x01\x2d\xac\x02"),
+            (
+                Command::Seq {
+                    session: 300,
+                    n: 7,
+                    command: Box::new(Command::GetDelete { key: k() }),
+                },
+                b"\x01\x2e\xac\x02\x07\x01\x04\x01k",
+            ),
+            (Command::CloseSession { id: 300 }, b"\x01\x2f\xac\x02"),
         ]
     }
 }

@@ -60,8 +60,8 @@ impl Write<'_> {
         Reply::Integer(expiring.into())
     }
 
-    /// Removes what is due: first keys, in the order of (expiry, key), then leases, so that every node stops at the
-    /// same place.
+    /// Removes what is due: first keys, in the order of (expiry, key), then leases, sessions and tokens likewise, so
+    /// that every node stops at the same place.
     pub(super) fn expire_due(&mut self, limit: u32) -> Reply {
         let limit = limit as usize;
         let mut count = 0;
@@ -72,6 +72,12 @@ impl Write<'_> {
             && let Some(keys) = self.end_first_due_lease()
         {
             count += 1 + keys;
+        }
+        while count < limit && self.sessions.remove_first_due(self.time_ms) {
+            count += 1;
+        }
+        while count < limit && self.tokens.remove_first_due(self.time_ms) {
+            count += 1;
         }
         integer(count)
     }

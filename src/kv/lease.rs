@@ -83,7 +83,8 @@ impl Write<'_> {
             return no_lease(id);
         };
         let ttl_ms = lease.ttl_ms;
-        self.leases.put(id, Lease::from(self.time_ms, ttl_ms));
+        let anew = Lease::from(self.time_ms, ttl_ms);
+        self.leases.update(&id, |lease| *lease = anew);
         integer(ttl_ms)
     }
 

@@ -25,7 +25,7 @@
 //! own), `view` (long reads), `feed` (what has changed), `encoding` (the bytes in the log), `snapshot` (a state
 //! as a stream of chunks).
 //!
-//! Missing: sessions and ONCE, MULTI, which each add to the state, to its hash and to
+//! Missing: MULTI, which each add to the state, to its hash and to
 //! its snapshot; a cluster-wide feature level, so that nodes of different versions interpret an entry alike
 //! (until then a change of what a command means needs a new command tag, see `encoding`).
 
@@ -33,6 +33,7 @@ use std::fmt;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+mod answer;
 mod command;
 mod decimal;
 mod encoding;
@@ -41,8 +42,10 @@ mod feed;
 mod key;
 mod keyspace;
 mod lease;
+mod once;
 #[cfg(test)]
 mod scripts;
+mod session;
 mod snapshot;
 mod strings;
 mod timed;
@@ -50,6 +53,7 @@ mod timed;
 mod twin;
 mod view;
 
+pub use answer::ANSWERS_MAX_BYTES;
 pub use command::{
     Code, Command, Condition, Error, ExpireCondition, Moment, Query, Reply, Scan, SetAnswer, SetExpiry,
 };
@@ -58,11 +62,15 @@ pub use encoding::{
 };
 pub use feed::{Cursor, EVENTS_MAX, Event, HISTORY_MAX_BYTES, History};
 pub use lease::{LEASE_KEYS_MAX, LEASES_MAX, LIFE_MAX_MS};
+pub use once::TOKEN_MAX_BYTES;
+pub use session::{SEQ_WINDOW, SESSIONS_MAX};
 pub use snapshot::{CHUNK_MAX_BYTES, Restore, RestoreError};
 pub use view::{View, prefix_end};
 
 use keyspace::{Keyspace, Record};
 use lease::Leases;
+use once::Tokens;
+use session::Sessions;
 
 /// A key has 1 to this many bytes.
 pub const KEY_MAX_BYTES: usize = 4096;
@@ -75,6 +83,8 @@ pub const VALUE_MAX_BYTES: usize = 4 << 20;
 pub struct Store {
     keys: Keyspace,
     leases: Leases,
+    sessions: Sessions,
+    tokens: Tokens,
     /// Milliseconds since 1970-01-01 UTC, as stamped by leaders; never goes back; 0 before the first entry.
     time_ms: u64,
     /// `lastApplied` (Raft figure 2): 0 before the first entry.
@@ -90,7 +100,7 @@ pub struct Store {
 #[derive(Clone)]
 pub struct Garbage {
     _keys: Keyspace,
-    _leases: Leases,
+    _rest: Option<(Leases, Sessions, Tokens)>,
 }
 
 impl From<Store> for Garbage {
@@ -98,7 +108,7 @@ impl From<Store> for Garbage {
     fn from(store: Store) -> Garbage {
         Garbage {
             _keys: store.keys,
-            _leases: store.leases,
+            _rest: Some((store.leases, store.sessions, store.tokens)),
         }
     }
 }
@@ -118,10 +128,25 @@ impl Store {
         if let Some(refusal) = refusal(command) {
             return refusal;
         }
+        match command {
+            Command::Once {
+                token,
+                window_ms,
+                command,
+            } => self.once(token, *window_ms, command),
+            Command::Seq { session, n, command } => self.seq(*session, *n, command),
+            command => self.carry_out(command),
+        }
+    }
+
+    /// Does what a command says that is no repeat.
+    fn carry_out(&mut self, command: &Command) -> Reply {
         let mut write = Write {
             keys: &mut self.keys,
             leases: &mut self.leases,
-            index,
+            sessions: &mut self.sessions,
+            tokens: &mut self.tokens,
+            index: self.applied,
             time_ms: self.time_ms,
         };
         match command {
@@ -149,20 +174,20 @@ impl Store {
             Command::GrantLease { ttl_ms } => write.grant_lease(*ttl_ms),
             Command::RenewLease { id } => write.renew_lease(*id),
             Command::RevokeLease { id } => write.revoke_lease(*id),
+            Command::OpenSession { life_ms } => write.open_session(*life_ms),
+            Command::CloseSession { id } => write.close_session(*id),
             Command::RenewLeases => write.renew_leases(),
             Command::ExpireDue { limit } => write.expire_due(*limit),
             Command::FlushAll => {
                 let _keys = self.keys.clear();
-                self.garbage = Some(Garbage {
-                    _keys,
-                    _leases: Leases::default(),
-                });
+                self.garbage = Some(Garbage { _keys, _rest: None });
                 Reply::Ok
             }
             Command::Bootstrap { cluster_id } => {
                 self.cluster_id.get_or_insert(*cluster_id);
                 Reply::Ok
             }
+            Command::Once { .. } | Command::Seq { .. } => not_wrapped(),
         }
     }
 
@@ -208,8 +233,8 @@ impl Store {
         View::new(self)
     }
 
-    /// A hash of keys, values, revisions, expiries, leases, time and cluster id. The applied index is no part of it:
-    /// nodes compare hashes at the same index.
+    /// A hash of keys, values, revisions, expiries, leases, sessions, tokens, time and cluster id. The applied index is
+    /// no part of it: nodes compare hashes at the same index.
     pub fn hash(&self) -> u64 {
         state_hash(self.sum(), self.time_ms, self.cluster_id)
     }
@@ -225,10 +250,16 @@ impl Store {
         self.applied
     }
 
-    /// When the first of the keys and leases is due, in milliseconds since 1970-01-01 UTC; it may have passed.
+    /// When the first of keys, leases, sessions and tokens is due, in milliseconds since 1970-01-01 UTC; it may have
+    /// passed.
     pub fn next_expiry(&self) -> Option<u64> {
-        let leases = self.leases.next_deadline();
-        self.keys.next_expiry().into_iter().chain(leases).min()
+        let ends = [
+            self.keys.next_expiry(),
+            self.leases.next_deadline(),
+            self.sessions.next_deadline(),
+            self.tokens.next_deadline(),
+        ];
+        ends.into_iter().flatten().min()
     }
 
     /// How many keys there are; expired ones count until they are removed, as in Redis.
@@ -256,6 +287,16 @@ impl Store {
         self.leases.len()
     }
 
+    /// How many sessions there are; ended ones count until they are removed.
+    pub fn sessions_len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// How many tokens of ONCE are remembered; forgotten ones count until they are removed.
+    pub fn tokens_len(&self) -> usize {
+        self.tokens.len()
+    }
+
     /// The cluster's name, once it was bootstrapped.
     pub fn cluster_id(&self) -> Option<[u8; 16]> {
         self.cluster_id
@@ -264,7 +305,7 @@ impl Store {
     /// By how much [`Store::bytes`] may grow with this command, at most, if it is the next one: for the leader's
     /// check before it proposes. It does not count on what the command may overwrite, which may be gone by then.
     pub fn growth(&self, command: &Command) -> u64 {
-        let bytes = match command {
+        let bytes = match command.unwrapped() {
             Command::Set { key, value, .. } | Command::Append { key, value } => key.len() + value.len(),
             Command::MultiSet { pairs } | Command::MultiSetIfAbsent { pairs } => {
                 pairs.iter().map(|(key, value)| key.len() + value.len()).sum()
@@ -298,7 +339,8 @@ impl Store {
 
     /// What everything but time and cluster id adds to the hash.
     fn sum(&self) -> u64 {
-        self.keys.sum().wrapping_add(self.leases.sum())
+        let sums = [self.leases.sum(), self.sessions.sum(), self.tokens.sum()];
+        sums.into_iter().fold(self.keys.sum(), u64::wrapping_add)
     }
 
     fn get(&self, key: &[u8]) -> Option<&Record> {
@@ -332,6 +374,8 @@ impl fmt::Debug for Garbage {
 struct Write<'a> {
     keys: &'a mut Keyspace,
     leases: &'a mut Leases,
+    sessions: &'a mut Sessions,
+    tokens: &'a mut Tokens,
     /// The entry's index: the revision of what it writes.
     index: u64,
     /// The store's time, the entry's taken in.
@@ -358,13 +402,28 @@ fn refusal(command: &Command) -> Option<Reply> {
         let text = format!("a key is 1 to {KEY_MAX_BYTES} bytes long");
         return Some(Reply::error(Code::Err, text));
     }
-    if let Command::GrantLease { ttl_ms } = command
-        && !(1..=LIFE_MAX_MS).contains(ttl_ms)
-    {
-        let text = format!("a lease lives for 1 to {LIFE_MAX_MS} ms; nothing was done");
-        return Some(Reply::error(Code::Err, text));
+    match command {
+        Command::Once { token, .. } if !(1..=TOKEN_MAX_BYTES).contains(&token.len()) => {
+            let text = format!("a token is 1 to {TOKEN_MAX_BYTES} bytes long; nothing was done");
+            return Some(Reply::error(Code::Err, text));
+        }
+        Command::Seq { n: 0, .. } => {
+            let text = "the numbers of a session count from 1; nothing was done";
+            return Some(Reply::error(Code::Err, text));
+        }
+        Command::Once { command, .. } | Command::Seq { command, .. } if !command.may_be_wrapped() => {
+            return Some(not_wrapped());
+        }
+        _ => {}
     }
-    let too_long = match command {
+    let too_long = match command.unwrapped() {
+        Command::GrantLease { ttl_ms: life_ms } | Command::OpenSession { life_ms } => {
+            if (1..=LIFE_MAX_MS).contains(life_ms) {
+                return None;
+            }
+            let text = format!("leases and sessions live for 1 to {LIFE_MAX_MS} ms; nothing was done");
+            return Some(Reply::error(Code::Err, text));
+        }
         Command::Set { value, .. } => value.len() > VALUE_MAX_BYTES,
         Command::MultiSet { pairs } | Command::MultiSetIfAbsent { pairs } => {
             pairs.iter().any(|(_, value)| value.len() > VALUE_MAX_BYTES)
@@ -372,6 +431,13 @@ fn refusal(command: &Command) -> Option<Reply> {
         _ => false,
     };
     too_long.then(value_too_long)
+}
+
+fn not_wrapped() -> Reply {
+    Reply::error(
+        Code::Err,
+        "this command may not be within ONCE or SEQ; nothing was done",
+    )
 }
 
 fn value_too_long() -> Reply {

@@ -2,18 +2,21 @@
 //!
 //! ```text
 //! head      1 │ 1 │ applied │ time │ 0, or 1 and the cluster id │ count │ bytes │ hash u64 │ check u64
-//! leases    1 │ 4 │ lease │ lease │ ... │ lease
+//! chunk     1 │ kind │ the rest of a value │ item │ item │ ... │ item, perhaps without the end of its value
+//! items     4: lease │ 5: session │ 6: answer of a session │ 7: token │ 2 or 3: record
 //! lease     number │ life │ deadline
-//! records   1 │ 2 or 3 │ the rest of a value │ record │ ... │ record, perhaps without the end of its value
+//! session   number │ life │ deadline
+//! answer    number of the session │ its own number │ fingerprint u64 │ reply
+//! token     token │ deadline │ fingerprint u64 │ reply
 //! record    key │ revision │ expiry, 0 for none │ in chunks of kind 3: lease, 0 for none │ value
 //! ```
 //!
-//! The first 1 of a chunk is the version of this form, the number behind it the kind of the chunk. The head comes
-//! first, then the leases in the order of their numbers, then records in the order of their keys, cut into chunks
-//! wherever one is full; only a value is ever cut. Records are of kind 3 if there is any lease. Numbers are varints,
-//! keys and values come after their length, `hash` and `check` are 8 bytes, little-endian. `count` is that of the
-//! keys. `hash` is [`Store::hash`], which covers everything but the applied index; `check` is a hash of the head's
-//! bytes before it, which covers that one too.
+//! The first 1 of a chunk is the version of this form. The head comes first, then the items in the order of that
+//! line, each kind in the order of its first fields, cut into chunks wherever one is full; only a value or a reply is
+//! ever cut. Records are of kind 3 if there is any lease, else of kind 2. Numbers are varints, byte strings come after
+//! their length, `hash`, `check` and fingerprints are 8 bytes, little-endian. `count` is that of the keys. `hash` is
+//! [`Store::hash`], which covers everything but the applied index; `check` is a hash of the head's bytes before it,
+//! which covers that one too.
 //!
 //! **Trust.** Chunks come from a disk or from another node. Each is checked as it comes, the whole when it
 //! has come: a [`Restore`] gives the state that the stream was made of, or a reason, and takes memory for what
@@ -28,17 +31,23 @@ use std::num::NonZeroU64;
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::answer::Answer;
 use super::encoding::fields::{Malformed, Reader, put_bytes, put_number};
 use super::key::Key;
 use super::keyspace::{Life, Record};
 use super::lease::{LEASES_MAX, Lease};
-use super::{KEY_MAX_BYTES, Store, VALUE_MAX_BYTES, View};
+use super::once::{TOKEN_MAX_BYTES, Token};
+use super::session::{SESSIONS_MAX, Session};
+use super::{KEY_MAX_BYTES, Store, VALUE_MAX_BYTES, View, decode_reply};
 
 const VERSION: u8 = 1;
 const HEAD: u8 = 1;
 const RECORDS: u8 = 2;
 const RECORDS_AND_LEASES: u8 = 3;
 const LEASES: u8 = 4;
+const SESSIONS: u8 = 5;
+const ANSWERS: u8 = 6;
+const TOKENS: u8 = 7;
 
 /// A chunk is full from here on. It may exceed this by a record without its value.
 const CHUNK_BYTES: usize = 128 << 10;
@@ -93,9 +102,17 @@ impl View {
         let records = self
             .all()
             .map(move |(key, record)| Item::Record(kind, key, record));
+        let sessions = self.sessions().iter();
+        let answers = sessions.clone().flat_map(|(id, session)| {
+            let answers = session.answers().iter();
+            answers.map(|(n, answer)| Item::Answer(*id, *n, answer))
+        });
+        let sessions = sessions.map(|(id, session)| Item::Session(*id, session));
+        let tokens = self.tokens().iter().map(|(token, then)| Item::Token(token, then));
+        let tables = leases.chain(sessions).chain(answers).chain(tokens);
         Chunks {
             head: Some(head(self)),
-            items: leases.chain(records).peekable(),
+            items: tables.chain(records).peekable(),
             kind,
             value: Bytes::new(),
         }
@@ -124,6 +141,9 @@ fn head(view: &View) -> Bytes {
 /// What stands in a chunk.
 enum Item<'a> {
     Lease(NonZeroU64, &'a Lease),
+    Session(u64, &'a Session),
+    Answer(u64, u64, &'a Answer),
+    Token(&'a Key, &'a Token),
     /// With the kind of its chunk.
     Record(u8, &'a Key, &'a Record),
 }
@@ -133,6 +153,9 @@ impl Item<'_> {
     fn kind(&self) -> u8 {
         match self {
             Item::Lease(..) => LEASES,
+            Item::Session(..) => SESSIONS,
+            Item::Answer(..) => ANSWERS,
+            Item::Token(..) => TOKENS,
             Item::Record(kind, ..) => *kind,
         }
     }
@@ -141,10 +164,21 @@ impl Item<'_> {
     fn put(&self, out: &mut Vec<u8>) -> Bytes {
         match self {
             Item::Lease(id, lease) => {
-                put_number(out, id.get());
-                put_number(out, lease.ttl_ms);
-                put_number(out, lease.deadline_ms);
+                put_numbers(out, [id.get(), lease.ttl_ms, lease.deadline_ms]);
                 Bytes::new()
+            }
+            Item::Session(id, session) => {
+                put_numbers(out, [*id, session.life_ms, session.deadline_ms]);
+                Bytes::new()
+            }
+            Item::Answer(session, n, answer) => {
+                put_numbers(out, [*session, *n]);
+                put_answer(out, answer)
+            }
+            Item::Token(token, then) => {
+                put_bytes(out, token.as_slice());
+                put_number(out, then.deadline_ms);
+                put_answer(out, &then.answer)
             }
             Item::Record(kind, key, record) => {
                 put_bytes(out, key.as_slice());
@@ -158,6 +192,16 @@ impl Item<'_> {
             }
         }
     }
+}
+
+fn put_numbers<const N: usize>(out: &mut Vec<u8>, numbers: [u64; N]) {
+    numbers.into_iter().for_each(|number| put_number(out, number));
+}
+
+fn put_answer(out: &mut Vec<u8>, answer: &Answer) -> Bytes {
+    out.extend_from_slice(&answer.fingerprint.to_le_bytes());
+    put_number(out, answer.reply.len() as u64);
+    answer.reply.clone()
 }
 
 struct Chunks<I: Iterator> {
@@ -204,7 +248,6 @@ pub struct Restore {
     store: Store,
     /// The last key that came.
     last_key: Bytes,
-    last_lease: u64,
     partial: Option<Partial>,
     chunks: u64,
 }
@@ -216,15 +259,45 @@ struct Head {
     hash: u64,
 }
 
-/// A record whose value has not come whole.
+/// An item whose value has not come whole.
 #[derive(Debug)]
 struct Partial {
-    key: Bytes,
-    revision: u64,
-    life: Life,
+    start: Start,
     value: Vec<u8>,
     /// How much is still to come.
     rest: usize,
+}
+
+/// What comes before the value of an item.
+#[derive(Debug)]
+enum Start {
+    Answer {
+        session: u64,
+        n: u64,
+        fingerprint: u64,
+    },
+    Token {
+        token: Key,
+        deadline_ms: u64,
+        fingerprint: u64,
+    },
+    Record {
+        kind: u8,
+        key: Bytes,
+        revision: u64,
+        life: Life,
+    },
+}
+
+impl Start {
+    /// The kind of chunks in which the value goes on.
+    fn kind(&self) -> u8 {
+        match self {
+            Start::Answer { .. } => ANSWERS,
+            Start::Token { .. } => TOKENS,
+            Start::Record { kind, .. } => *kind,
+        }
+    }
 }
 
 impl Restore {
@@ -285,12 +358,10 @@ impl Restore {
             (HEAD, None) => self.read_head(&chunk, &mut reader),
             (HEAD, Some(_)) => Err(reader.malformed("a second head")),
             (_, None) => Err(reader.malformed("a chunk before the head")),
-            (_, Some(_)) if reader.is_empty() => Err(reader.malformed("a chunk of nothing")),
-            (kind @ (RECORDS | RECORDS_AND_LEASES), Some(head)) => {
-                let count = head.count;
-                self.read_records(&mut reader, kind, count)
+            (kind @ RECORDS..=TOKENS, Some(head)) => {
+                let keys_max = head.count;
+                self.read_items(&mut reader, kind, keys_max)
             }
-            (LEASES, Some(_)) => self.read_leases(&mut reader),
             _ => Err(reader.malformed("an unknown kind of chunk")),
         }
     }
@@ -320,77 +391,137 @@ impl Restore {
         Ok(())
     }
 
-    fn read_leases(&mut self, reader: &mut Reader) -> Result<(), Malformed> {
-        while !reader.is_empty() {
-            let id = reader.number()?;
-            if id <= self.last_lease || id > self.store.applied {
-                return Err(reader.malformed("a lease outside the log, or not behind the one before it"));
-            }
-            if self.store.leases.len() >= LEASES_MAX {
-                return Err(reader.malformed("more leases than there may be"));
-            }
-            self.last_lease = id;
-            let lease = Lease {
-                ttl_ms: reader.number()?,
-                deadline_ms: reader.number()?,
-            };
-            if let Some(id) = NonZeroU64::new(id) {
-                self.store.leases.put(id, lease);
-            }
+    fn read_items(&mut self, reader: &mut Reader, kind: u8, keys_max: u64) -> Result<(), Malformed> {
+        if reader.is_empty() {
+            return Err(reader.malformed("a chunk of nothing"));
         }
-        Ok(())
-    }
-
-    fn read_records(&mut self, reader: &mut Reader, kind: u8, count: u64) -> Result<(), Malformed> {
         if let Some(partial) = self.partial.take() {
+            if partial.start.kind() != kind {
+                return Err(
+                    reader.malformed("a chunk of another kind than the value that it should go on with")
+                );
+            }
             self.take_value(partial, reader)?;
         }
         while !reader.is_empty() {
-            if self.len() >= count {
-                return Err(reader.malformed("more keys than the head says"));
-            }
-            let key = reader.bytes()?;
-            if key.len() > KEY_MAX_BYTES {
-                return Err(reader.malformed("a key longer than a key may be"));
-            }
-            if key <= self.last_key {
-                return Err(reader.malformed("a key that is not behind the one before it"));
-            }
-            let revision = reader.number()?;
-            if revision == 0 || revision > self.store.applied {
-                return Err(reader.malformed("a revision outside the log"));
-            }
-            let life = Life {
-                expiry: NonZeroU64::new(reader.number()?),
-                lease: self.lease_of_record(reader, kind)?,
+            let start = match kind {
+                LEASES => {
+                    self.read_lease(reader)?;
+                    continue;
+                }
+                SESSIONS => {
+                    self.read_session(reader)?;
+                    continue;
+                }
+                ANSWERS => self.start_of_answer(reader)?,
+                TOKENS => self.start_of_token(reader)?,
+                _ if self.len() >= keys_max => return Err(reader.malformed("more keys than the head says")),
+                _ => self.start_of_record(reader, kind)?,
             };
-            let length = usize::try_from(reader.number()?).unwrap_or(usize::MAX);
-            if length > VALUE_MAX_BYTES {
+            let rest = usize::try_from(reader.number()?).unwrap_or(usize::MAX);
+            if rest > VALUE_MAX_BYTES && matches!(start, Start::Record { .. }) {
                 return Err(reader.malformed("a value longer than a value may be"));
             }
-            let partial = Partial {
-                key,
-                revision,
-                life,
-                value: Vec::new(),
-                rest: length,
-            };
-            self.take_value(partial, reader)?;
+            let value = Vec::new();
+            self.take_value(Partial { start, value, rest }, reader)?;
         }
         // A slice would keep the chunk alive.
         self.last_key = Bytes::copy_from_slice(&self.last_key);
         Ok(())
     }
 
-    fn lease_of_record(&self, reader: &mut Reader, kind: u8) -> Result<Option<NonZeroU64>, Malformed> {
-        if kind == RECORDS {
-            return Ok(None);
+    fn read_lease(&mut self, reader: &mut Reader) -> Result<(), Malformed> {
+        let last = self.store.leases.last().map_or(0, |id| id.get());
+        let id = self.next_number(reader, last)?;
+        if self.store.leases.len() >= LEASES_MAX {
+            return Err(reader.malformed("more leases than there may be"));
         }
-        let lease = NonZeroU64::new(reader.number()?);
+        let lease = Lease {
+            ttl_ms: reader.number()?,
+            deadline_ms: reader.number()?,
+        };
+        self.store.leases.put(id, lease);
+        Ok(())
+    }
+
+    fn read_session(&mut self, reader: &mut Reader) -> Result<(), Malformed> {
+        let last = self.store.sessions.last().copied().unwrap_or(0);
+        let id = self.next_number(reader, last)?;
+        if self.store.sessions.len() >= SESSIONS_MAX {
+            return Err(reader.malformed("more sessions than there may be"));
+        }
+        let session = Session::new(reader.number()?, reader.number()?);
+        self.store.sessions.put(id.get(), session);
+        Ok(())
+    }
+
+    /// The number of a lease or session: an index of the log behind the last one.
+    fn next_number(&self, reader: &mut Reader, last: u64) -> Result<NonZeroU64, Malformed> {
+        let number = reader.number()?;
+        let is_next = last < number && number <= self.store.applied;
+        NonZeroU64::new(number)
+            .filter(|_| is_next)
+            .ok_or_else(|| reader.malformed("a number outside the log, or not behind the one before it"))
+    }
+
+    fn start_of_answer(&self, reader: &mut Reader) -> Result<Start, Malformed> {
+        let (session, n) = (reader.number()?, reader.number()?);
+        let known = self.store.sessions.get(&session);
+        let newest = known.map(|known| known.answers().get_max().map_or(0, |(n, _)| *n));
+        if newest.is_none_or(|newest| n <= newest) {
+            return Err(reader.malformed("an answer of no session, or not behind the one before it"));
+        }
+        let fingerprint = u64::from_le_bytes(reader.array()?);
+        Ok(Start::Answer {
+            session,
+            n,
+            fingerprint,
+        })
+    }
+
+    fn start_of_token(&self, reader: &mut Reader) -> Result<Start, Malformed> {
+        let token = reader.bytes()?;
+        if !(1..=TOKEN_MAX_BYTES).contains(&token.len()) {
+            return Err(reader.malformed("a token longer than a token may be, or of no bytes"));
+        }
+        let token = Key::new(&token);
+        if self.store.tokens.last().is_some_and(|last| token <= *last) {
+            return Err(reader.malformed("a token that is not behind the one before it"));
+        }
+        Ok(Start::Token {
+            token,
+            deadline_ms: reader.number()?,
+            fingerprint: u64::from_le_bytes(reader.array()?),
+        })
+    }
+
+    fn start_of_record(&self, reader: &mut Reader, kind: u8) -> Result<Start, Malformed> {
+        let key = reader.bytes()?;
+        if key.len() > KEY_MAX_BYTES {
+            return Err(reader.malformed("a key longer than a key may be"));
+        }
+        if key <= self.last_key {
+            return Err(reader.malformed("a key that is not behind the one before it"));
+        }
+        let revision = reader.number()?;
+        if revision == 0 || revision > self.store.applied {
+            return Err(reader.malformed("a revision outside the log"));
+        }
+        let expiry = NonZeroU64::new(reader.number()?);
+        let lease = match kind {
+            RECORDS => None,
+            _ => NonZeroU64::new(reader.number()?),
+        };
         if lease.is_some_and(|id| self.store.leases.get(&id).is_none()) {
             return Err(reader.malformed("a key on a lease that did not come"));
         }
-        Ok(lease)
+        let life = Life { expiry, lease };
+        Ok(Start::Record {
+            kind,
+            key,
+            revision,
+            life,
+        })
     }
 
     /// Takes the value, or as much of it as is there.
@@ -399,8 +530,10 @@ impl Restore {
         partial.rest -= part.len();
         let value = if partial.rest > 0 {
             partial.value.extend_from_slice(&part);
-            partial.key = Bytes::copy_from_slice(&partial.key);
-            self.last_key = partial.key.clone();
+            if let Start::Record { key, .. } = &mut partial.start {
+                *key = Bytes::copy_from_slice(key);
+                self.last_key = key.clone();
+            }
             self.partial = Some(partial);
             return Ok(());
         } else if partial.value.is_empty() {
@@ -410,9 +543,41 @@ impl Restore {
             // Exactly as long as it need be, for it stays.
             partial.value.into_boxed_slice().into()
         };
-        let (revision, life) = (partial.revision, partial.life);
-        self.store.keys.restore(&partial.key, &value, revision, life);
-        self.last_key = partial.key;
+        self.take_item(partial.start, value, reader)
+    }
+
+    fn take_item(&mut self, start: Start, value: Bytes, reader: &Reader) -> Result<(), Malformed> {
+        let answer = |fingerprint| {
+            decode_reply(value.clone()).map_err(|_| reader.malformed("a reply that can't be read"))?;
+            // A slice would keep the chunk alive.
+            let reply = Bytes::copy_from_slice(&value);
+            Ok(Answer { fingerprint, reply })
+        };
+        match start {
+            Start::Answer {
+                session,
+                n,
+                fingerprint,
+            } => {
+                let answer = answer(fingerprint)?;
+                let sessions = &mut self.store.sessions;
+                sessions.update(&session, |session| session.remember(n, answer));
+            }
+            Start::Token {
+                token,
+                deadline_ms,
+                fingerprint,
+            } => {
+                let answer = answer(fingerprint)?;
+                self.store.tokens.put(token, Token { deadline_ms, answer });
+            }
+            Start::Record {
+                key, revision, life, ..
+            } => {
+                self.store.keys.restore(&key, &value, revision, life);
+                self.last_key = key;
+            }
+        }
         Ok(())
     }
 }
@@ -480,7 +645,10 @@ mod tests {
         assert_eq!(again.view().recompute_hash(), store.hash());
         again.keys.check();
         again.leases.check();
-        assert_eq!(again.leases_len(), store.leases_len());
+        again.sessions.check();
+        again.tokens.check();
+        let counts = |store: &Store| (store.leases_len(), store.sessions_len(), store.tokens_len());
+        assert_eq!(counts(again), counts(store));
     }
 
     proptest! {
@@ -511,9 +679,9 @@ mod tests {
 
     #[test]
     fn every_flipped_byte_and_every_cut_is_seen() {
-        // The head, leases, records.
-        let whole = chunks(&any_store(11, 60));
-        assert_eq!(whole.len(), 3);
+        // The head, leases, sessions, their answers, tokens, records.
+        let mut wholes = (0..).map(|seed| chunks(&any_store(seed, 60)));
+        let whole = wholes.find(|whole| whole.len() == 6).unwrap();
         for (at, chunk) in whole.iter().enumerate() {
             for offset in 0..chunk.len() {
                 for bits in [1, 0x10, 0x80, 0xff] {
@@ -638,5 +806,58 @@ mod tests {
         );
         assert_eq!(store.hash(), 8_829_790_302_892_935_858);
         assert_equal(&store, &restore(&chunks).unwrap());
+    }
+
+    #[test]
+    fn golden_with_answers() {
+        let mut store = Store::new();
+        let get_set = |value: Bytes| Command::Set {
+            key: Bytes::from("k"),
+            value,
+            condition: crate::kv::Condition::Always,
+            expiry: crate::kv::SetExpiry::Clear,
+            answer: crate::kv::SetAnswer::OldValue,
+        };
+        store.apply(1, 300, &Command::OpenSession { life_ms: 1000 });
+        let seq = |n, value| Command::Seq {
+            session: 1,
+            n,
+            command: Box::new(get_set(value)),
+        };
+        store.apply(2, 300, &seq(2, Bytes::from("v")));
+        let once = Command::Once {
+            token: Bytes::from("t"),
+            window_ms: 500,
+            command: Box::new(get_set(Bytes::new())),
+        };
+        store.apply(3, 300, &once);
+        let whole = chunks(&store);
+        assert_eq!(whole[1][..], b"\x01\x05\x01\xe8\x07\x94\x0a"[..]);
+        assert_eq!(
+            whole[2][..],
+            b"\x01\x06\x01\x02\x9b\xa8\x26\x15\x9e\x08\x14\xe1\x02\x01\x05"[..]
+        );
+        assert_eq!(
+            whole[3][..],
+            b"\x01\x07\x01t\xa0\x06\x08\x06\xcc\x1c\x9d\x0a\x97\x23\x04\x01\x04\x01v"[..]
+        );
+        assert_eq!(whole[4][..], b"\x01\x02\x01k\x03\0\0"[..]);
+        assert_eq!(store.hash(), 2_146_748_682_210_663_808);
+        assert_equal(&store, &restore(&whole).unwrap());
+
+        // A reply that spans chunks, whose end comes in chunks of its kind only.
+        store.apply(4, 300, &seq(3, Bytes::from(vec![7; 300_000])));
+        store.apply(5, 300, &seq(4, Bytes::new()));
+        let whole = chunks(&store);
+        assert_eq!(whole.len(), 7);
+        assert_equal(&store, &restore(&whole).unwrap());
+        let mut broken = whole.clone();
+        broken.swap(3, 5);
+        assert!(restore(&broken).is_err());
+        for missing in 0..whole.len() {
+            let mut broken = whole.clone();
+            broken.remove(missing);
+            assert!(restore(&broken).is_err(), "without chunk {missing}");
+        }
     }
 }

@@ -15,11 +15,21 @@ struct Row {
     lease: Option<u64>,
 }
 
+#[derive(Clone)]
+struct Session {
+    life: i64,
+    deadline: i64,
+    answers: BTreeMap<u64, (Command, Reply)>,
+}
+
 #[derive(Clone, Default)]
 struct Twin {
     rows: BTreeMap<Vec<u8>, Row>,
     /// Lives and deadlines.
     leases: BTreeMap<u64, (i64, i64)>,
+    sessions: BTreeMap<u64, Session>,
+    /// Until when they are remembered, and what was done and answered.
+    tokens: BTreeMap<Vec<u8>, (i64, Command, Reply)>,
     time: i64,
     index: u64,
 }
@@ -32,6 +42,87 @@ impl Twin {
             return Reply::error(Code::Err, "a key is 1 to 4096 bytes long");
         }
         match command {
+            Command::Once {
+                token,
+                window_ms,
+                command,
+            } => self.once(token, *window_ms as i64, command),
+            Command::Seq { session, n, command } => self.seq(*session, *n, command),
+            command => self.carry_out(command),
+        }
+    }
+
+    fn once(&mut self, token: &[u8], window_ms: i64, command: &Command) -> Reply {
+        match self.tokens.get(token) {
+            Some((deadline, then, reply)) if *deadline > self.time => {
+                if then == command {
+                    return reply.clone();
+                }
+                let text = "this token or number has been used for another command; nothing was done";
+                return Reply::error(Code::Err, text);
+            }
+            _ => {}
+        }
+        let reply = self.carry_out(command);
+        let row = (self.time + window_ms, command.clone(), reply.clone());
+        self.tokens.insert(token.to_vec(), row);
+        reply
+    }
+
+    fn seq(&mut self, id: u64, n: u64, command: &Command) -> Reply {
+        let time = self.time;
+        let Some(session) = self
+            .sessions
+            .get_mut(&id)
+            .filter(|session| session.deadline > time)
+        else {
+            return no_session(id);
+        };
+        let newest = session.answers.keys().last().copied().unwrap_or(0);
+        let known = session.answers.get(&n).cloned();
+        if known.is_none() && n + 128 <= newest {
+            let text = format!(
+                "number {n} of session {id} is 128 or more behind {newest}, the newest: whether it was done before is \
+                 not remembered; now nothing was done"
+            );
+            return Reply::error(Code::Err, text);
+        }
+        session.deadline = time + session.life;
+        match known {
+            Some((then, reply)) if then == *command => return reply,
+            Some(_) => {
+                let text = "this token or number has been used for another command; nothing was done";
+                return Reply::error(Code::Err, text);
+            }
+            None => {}
+        }
+        let reply = self.carry_out(command);
+        // It may have closed itself.
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.answers.insert(n, (command.clone(), reply.clone()));
+            let newest = newest.max(n);
+            session.answers.retain(|n, _| n + 128 > newest);
+        }
+        reply
+    }
+
+    fn carry_out(&mut self, command: &Command) -> Reply {
+        match command {
+            Command::OpenSession { life_ms } => {
+                let life = *life_ms as i64;
+                let session = Session {
+                    life,
+                    deadline: self.time + life,
+                    answers: BTreeMap::new(),
+                };
+                self.sessions.insert(self.index, session);
+                Reply::Integer(self.index as i64)
+            }
+            Command::CloseSession { id } => match self.sessions.remove(id) {
+                Some(session) if session.deadline > self.time => Reply::Ok,
+                _ => no_session(*id),
+            },
+            Command::Once { .. } | Command::Seq { .. } => unreachable!("nothing is wrapped twice"),
             Command::Set { .. } => self.set(command),
             Command::Delete { keys } => {
                 Reply::Integer(keys.iter().filter_map(|key| self.take(key)).count() as i64)
@@ -300,6 +391,30 @@ impl Twin {
             };
             count += 1 + self.end_lease(id);
         }
+        while count < limit as i64 {
+            let due = self
+                .sessions
+                .iter()
+                .map(|(id, session)| (session.deadline, *id))
+                .min();
+            let Some((_, id)) = due.filter(|(deadline, _)| *deadline <= self.time) else {
+                break;
+            };
+            count += 1;
+            self.sessions.remove(&id);
+        }
+        while count < limit as i64 {
+            let due = self
+                .tokens
+                .iter()
+                .map(|(token, row)| (row.0, token.clone()))
+                .min();
+            let Some((_, token)) = due.filter(|(deadline, _)| *deadline <= self.time) else {
+                break;
+            };
+            count += 1;
+            self.tokens.remove(&token);
+        }
         Reply::Integer(count)
     }
 
@@ -411,6 +526,11 @@ impl Twin {
     }
 }
 
+fn no_session(id: u64) -> Reply {
+    let text = format!("there is no session {id}: it has ended or was never opened; nothing was done");
+    Reply::error(Code::NoSession, text)
+}
+
 fn no_lease(id: u64) -> Reply {
     let text = format!("there is no lease {id}: it has ended or was never granted; nothing was done");
     Reply::error(Code::Err, text)
@@ -485,8 +605,40 @@ fn any_moment(rng: &mut Rng, now_ms: u64) -> Moment {
     }
 }
 
-/// Some command, about a dozen keys and at some time around `now_ms`.
+/// Some command, about a dozen keys and at some time around `now_ms`; often one that has a token or a number.
 pub(super) fn any_command(rng: &mut Rng, now_ms: u64) -> Command {
+    let command = any_plain_command(rng, now_ms);
+    if !command.may_be_wrapped() {
+        return command;
+    }
+    // The same command comes again only if it is a small one.
+    let command = Box::new(if rng.one_in(2) {
+        command
+    } else {
+        Command::Increment {
+            key: Bytes::from_static(b"1"),
+            by: 1,
+        }
+    });
+    match rng.below(6) {
+        0 => Command::Once {
+            token: Bytes::from(format!("token{}", rng.below(20))),
+            window_ms: rng.below(300),
+            command,
+        },
+        1 | 2 => Command::Seq {
+            session: any_id(rng),
+            n: match rng.below(8) {
+                0 => 1 + rng.below(500),
+                _ => 1 + rng.below(5),
+            },
+            command,
+        },
+        _ => *command,
+    }
+}
+
+fn any_plain_command(rng: &mut Rng, now_ms: u64) -> Command {
     let key = any_key(rng);
     match rng.below(62) {
         0..12 => Command::Set {
@@ -502,7 +654,7 @@ pub(super) fn any_command(rng: &mut Rng, now_ms: u64) -> Command {
             expiry: match rng.below(6) {
                 0 => SetExpiry::Keep,
                 1 => SetExpiry::Clear,
-                2 | 3 => SetExpiry::Lease(any_lease(rng)),
+                2 | 3 => SetExpiry::Lease(any_id(rng)),
                 _ => SetExpiry::At(any_moment(rng, now_ms)),
             },
             answer: [SetAnswer::Status, SetAnswer::OldValue, SetAnswer::Count][rng.below(3) as usize],
@@ -580,19 +732,23 @@ pub(super) fn any_command(rng: &mut Rng, now_ms: u64) -> Command {
         53 => Command::Bootstrap {
             cluster_id: [rng.below(256) as u8; 16],
         },
-        _ => any_lease_command(rng),
+        _ => any_other_command(rng),
     }
 }
 
 /// Often one that was granted, as entries count from 1.
-fn any_lease(rng: &mut Rng) -> u64 {
+fn any_id(rng: &mut Rng) -> u64 {
     let below = 1 << rng.below(11);
     rng.below(below)
 }
 
-fn any_lease_command(rng: &mut Rng) -> Command {
-    let id = any_lease(rng);
-    match rng.below(16) {
+fn any_other_command(rng: &mut Rng) -> Command {
+    let id = any_id(rng);
+    match rng.below(26) {
+        16..25 => Command::OpenSession {
+            life_ms: 1 + rng.below(400),
+        },
+        25 => Command::CloseSession { id },
         0..9 => Command::GrantLease {
             ttl_ms: 1 + rng.below(400),
         },
@@ -606,7 +762,7 @@ fn any_query(rng: &mut Rng) -> Query {
     let key = any_key(rng);
     let keys = vec![key.clone(), any_key(rng), key.clone()];
     match rng.below(14) {
-        13 => Query::Lease(any_lease(rng)),
+        13 => Query::Lease(any_id(rng)),
         0 => Query::Get(key),
         9 | 10 => Query::Slice {
             key,
@@ -664,8 +820,9 @@ fn run(seed: u64, steps: u64) {
         let expected = twin.apply(index, time_ms, &command);
         assert_eq!(reply, expected, "seed {seed}, index {index}, {command:?}");
         assert!(store.bytes() <= bytes + growth);
-        // Unless it met an expired key, which it took away.
-        if matches!(reply, Reply::Error(_)) && store.expiring_len() == expiring {
+        // Unless it met an expired key, which it took away, or is remembered.
+        let is_remembered = matches!(command, Command::Once { .. } | Command::Seq { .. });
+        if matches!(reply, Reply::Error(_)) && !is_remembered && store.expiring_len() == expiring {
             assert_eq!(store.sum(), sum, "an error changes nothing: {command:?}");
         }
 
@@ -688,7 +845,11 @@ fn run(seed: u64, steps: u64) {
                 expiries.extend(row.expiry);
             }
             expiries.extend(twin.leases.values().map(|(_, deadline)| *deadline));
+            expiries.extend(twin.sessions.values().map(|session| session.deadline));
+            expiries.extend(twin.tokens.values().map(|row| row.0));
             store.leases.check();
+            store.sessions.check();
+            store.tokens.check();
             assert_eq!(store.bytes(), bytes as u64);
             assert_eq!(store.next_expiry(), expiries.iter().min().map(|at| *at as u64));
             assert_eq!(rows(&view), then, "a copy changed");

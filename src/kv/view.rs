@@ -10,7 +10,9 @@ use imbl::OrdMap;
 use super::key::Key;
 use super::keyspace::{Record, digest};
 use super::lease::Lease;
-use super::timed::weigh;
+use super::once::Token;
+use super::session::Session;
+use super::timed::{Timed, weigh};
 use super::{Scan, Store, state_hash};
 
 /// An O(1) copy of all keys as they were when one entry had been applied. It holds on to what was overwritten
@@ -19,6 +21,8 @@ use super::{Scan, Store, state_hash};
 pub struct View {
     map: OrdMap<Key, Record>,
     leases: OrdMap<NonZeroU64, Lease>,
+    sessions: OrdMap<u64, Session>,
+    tokens: OrdMap<Key, Token>,
     time_ms: u64,
     applied: u64,
     cluster_id: Option<[u8; 16]>,
@@ -31,6 +35,8 @@ impl View {
         View {
             map: store.keys.map().clone(),
             leases: store.leases.map().clone(),
+            sessions: store.sessions.map().clone(),
+            tokens: store.tokens.map().clone(),
             time_ms: store.time_ms,
             applied: store.applied,
             cluster_id: store.cluster_id,
@@ -118,7 +124,10 @@ impl View {
     /// The hash counted anew from every byte; another one than [`View::hash`] means that memory or this
     /// program is broken. Takes as long as reading all values.
     pub fn recompute_hash(&self) -> u64 {
-        let mut sum = weigh(&self.leases);
+        let mut sum = weigh(&self.leases).wrapping_add(weigh(&self.tokens));
+        for (id, session) in &self.sessions {
+            sum = sum.wrapping_add(session.recounted().weight(id));
+        }
         for (key, record) in &self.map {
             let counted = Record {
                 digest: digest(key.as_slice(), &record.value),
@@ -137,6 +146,16 @@ impl View {
     /// All leases by their numbers.
     pub(super) fn leases(&self) -> &OrdMap<NonZeroU64, Lease> {
         &self.leases
+    }
+
+    /// All sessions by their numbers.
+    pub(super) fn sessions(&self) -> &OrdMap<u64, Session> {
+        &self.sessions
+    }
+
+    /// All tokens in the order of their bytes.
+    pub(super) fn tokens(&self) -> &OrdMap<Key, Token> {
+        &self.tokens
     }
 
     fn records<'a>(&'a self, scan: &Scan) -> impl Iterator<Item = (&'a Key, &'a Record)> + use<'a> {

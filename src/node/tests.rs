@@ -1,6 +1,7 @@
 //! Machines on a network that works when a test says so, with disks that write at once.
 
 mod leases;
+mod once;
 mod snapshots;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -117,6 +117,7 @@ fn client_options(config: &Config, tcp_port: u16) -> client::Options {
         max_connections: config.limits.max_connections,
         max_request_bytes: to_usize(config.limits.max_request),
         idle_timeout: config.limits.idle_timeout.unwrap_or_default(),
+        once_window: config.limits.once_window,
         read_mode: if config.raft.lease_reads {
             ReadMode::Lease
         } else {

@@ -10,6 +10,7 @@ use crate::node::{MembershipChange, Operation};
 use crate::raft::{Addresses, NodeId};
 
 use super::leases::lease_help;
+use super::once::session_help;
 use super::{Action, Args, Flag, Keys, Page, Row, answer, err, find, later, rows};
 
 pub(super) const ROWS: &[Row] = &[
@@ -68,9 +69,6 @@ pub(super) const ROWS: &[Row] = &[
     later("DISCARD"),
     later("WATCH"),
     later("UNWATCH"),
-    later("ONCE"),
-    later("SESSION"),
-    later("SEQ"),
 ];
 
 /// The commands under RAFT: name, further words, help.
@@ -211,6 +209,7 @@ fn help(args: &Args<'_>) -> Result<Action, Error> {
     match row.name {
         "RAFT" => lines.extend(raft_help()),
         "LEASE" => lines.extend(lease_help()),
+        "SESSION" => lines.extend(session_help()),
         _ => {}
     }
     answer(Reply::List(lines))

@@ -73,6 +73,11 @@ impl Reader {
         }
     }
 
+    /// The byte so far ahead, which stays.
+    pub(in crate::kv) fn peek(&self, ahead: usize) -> Option<u8> {
+        self.rest.get(ahead).copied()
+    }
+
     pub(in crate::kv) fn number(&mut self) -> Result<u64, Malformed> {
         let mut number = 0;
         for (at, &byte) in self.rest.iter().take(10).enumerate() {

@@ -105,6 +105,22 @@ pub(super) fn command(words: &[Bytes], texts: &[&str]) -> Command {
         "revoke" => Command::RevokeLease {
             id: number(texts[1]) as u64,
         },
+        "once" => Command::Once {
+            token: key,
+            window_ms: number(texts[2]) as u64,
+            command: Box::new(command(&words[3..], &texts[3..])),
+        },
+        "open" => Command::OpenSession {
+            life_ms: number(texts[1]) as u64,
+        },
+        "seq" => Command::Seq {
+            session: number(texts[1]) as u64,
+            n: number(texts[2]) as u64,
+            command: Box::new(command(&words[3..], &texts[3..])),
+        },
+        "close" => Command::CloseSession {
+            id: number(texts[1]) as u64,
+        },
         "renewleases" => Command::RenewLeases,
         "expiredue" => Command::ExpireDue {
             limit: number(texts[1]) as u32,

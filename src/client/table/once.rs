@@ -1,0 +1,135 @@
+//! ONCE, SESSION and SEQ: writes that may be sent again and are done once.
+
+use bytes::Bytes;
+
+use crate::kv::{Command, Error, Reply, TOKEN_MAX_BYTES};
+
+use super::leases::life;
+use super::{Action, Args, Flag, Keys, Row, answer, err, parse};
+
+/// The life of a session without ms.
+const DEFAULT_LIFE_MS: u64 = 3600 * 1000;
+
+pub(super) const ROWS: &[Row] = &[
+    Row {
+        name: "ONCE",
+        arity: -3,
+        flags: &[Flag::Write],
+        keys: Keys::NONE,
+        parse: once,
+        syntax: "token command …",
+        summary: "does a write once; the same answer when it comes again with this token, on any node",
+    },
+    Row {
+        name: "SESSION",
+        arity: -2,
+        flags: &[Flag::Write],
+        keys: Keys::NONE,
+        parse: session,
+        syntax: "OPEN [ms]|CLOSE id|HELP",
+        summary: "a session for SEQ, which ends when it is not used; HELP SESSION says more",
+    },
+    Row {
+        name: "SEQ",
+        arity: -4,
+        flags: &[Flag::Write],
+        keys: Keys::NONE,
+        parse: seq,
+        syntax: "session n command …",
+        summary: "does a write once; the same answer when it comes again with this number, from 1 on",
+    },
+];
+
+/// The commands under SESSION: name, words after it, what they do.
+const SESSION_HELP: [(&str, &str, &str); 3] = [
+    (
+        "OPEN",
+        " [ms]",
+        "a new session; its id. It ends when SEQ has not used it for so long, an hour without ms. Its newest 128 \
+         numbers may come in any order",
+    ),
+    ("CLOSE", " id", "ends the session now"),
+    ("HELP", "", "this list"),
+];
+
+fn once(args: &Args<'_>) -> Result<Action, Error> {
+    let token = args.word(1);
+    if !(1..=TOKEN_MAX_BYTES).contains(&token.len()) {
+        let text = format!(
+            "a token has 1 to {TOKEN_MAX_BYTES} bytes; this one has {}",
+            token.len()
+        );
+        return Err(err(text));
+    }
+    let command = wrapped(args, 2)?;
+    Ok(Action::Once { token, command })
+}
+
+fn session(args: &Args<'_>) -> Result<Action, Error> {
+    match args.bytes(1).to_ascii_uppercase().as_slice() {
+        b"OPEN" => {
+            let life_ms = if args.len() == 2 {
+                DEFAULT_LIFE_MS
+            } else {
+                args.expect_len(3)?;
+                life(args, 2)?
+            };
+            Ok(Action::Write(Command::OpenSession { life_ms }))
+        }
+        b"CLOSE" => {
+            args.expect_len(3)?;
+            let id = number(
+                args,
+                2,
+                "a session's id is the number that SESSION OPEN has answered",
+            )?;
+            Ok(Action::Write(Command::CloseSession { id }))
+        }
+        b"HELP" => args
+            .expect_len(2)
+            .and_then(|()| answer(Reply::List(session_help()))),
+        _ => Err(args.unknown_under()),
+    }
+}
+
+/// The lines about the commands under SESSION.
+pub(super) fn session_help() -> Vec<Reply> {
+    let line = |(name, words, help)| Reply::Value(Bytes::from(format!("SESSION {name}{words} - {help}")));
+    SESSION_HELP.into_iter().map(line).collect()
+}
+
+fn seq(args: &Args<'_>) -> Result<Action, Error> {
+    let session = number(
+        args,
+        1,
+        "a session's id is the number that SESSION OPEN has answered",
+    )?;
+    let n = number(args, 2, "the numbers of a session count from 1")?;
+    let command = Box::new(wrapped(args, 3)?);
+    Ok(Action::Write(Command::Seq { session, n, command }))
+}
+
+/// The write that starts at this word. One in another is refused before it is read, so that no request goes deep.
+fn wrapped(args: &Args<'_>, at: usize) -> Result<Command, Error> {
+    let refused = || {
+        err(format!(
+            "{} is for writes, and '{}' is none; nothing was done",
+            args.row.name,
+            args.shown(at)
+        ))
+    };
+    if args.is(at, "ONCE") || args.is(at, "SEQ") {
+        return Err(refused());
+    }
+    match parse(&args.rest(at))? {
+        Action::Write(command) if command.may_be_wrapped() => Ok(command),
+        _ => Err(refused()),
+    }
+}
+
+fn number(args: &Args<'_>, at: usize, what: &'static str) -> Result<u64, Error> {
+    match u64::try_from(args.integer(at)?) {
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err(err(what)),
+    }
+}
