@@ -29,10 +29,10 @@ mod connection;
 mod counters;
 #[cfg(test)]
 mod fake;
-mod line;
+pub(crate) mod line;
 mod pages;
 mod reply;
-mod resp;
+pub(crate) mod resp;
 mod session;
 mod table;
 #[cfg(test)]

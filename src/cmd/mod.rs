@@ -2,7 +2,10 @@
 //! configuration is wrong.
 
 mod check_config;
+mod cli;
 mod dev;
+mod link;
+mod resp;
 mod serve;
 
 use std::fmt;
@@ -23,6 +26,7 @@ const EXAMPLES: &str = "\
 Examples:
   raftline dev                                      three nodes on this machine
   raftline serve --config /etc/raftline.toml        one node, until SIGTERM
+  raftline cli SET greeting hello                   one command; without one, a prompt
   raftline check-config /etc/raftline.toml          is this file good?
 
 Exit codes: 0 success, 1 the work failed, 2 the command line or the configuration is wrong.";
@@ -33,6 +37,8 @@ enum Command {
     Serve(serve::Arguments),
     /// Run a whole cluster on this machine, for trying things out
     Dev(dev::Arguments),
+    /// Send commands to a cluster: one, many from a pipe, or at a prompt
+    Cli(cli::Arguments),
     /// Validate a configuration file
     CheckConfig(check_config::Arguments),
 }
@@ -44,6 +50,8 @@ enum Failure {
     Work(anyhow::Error),
     /// 2: the command line or the configuration is wrong.
     Usage(anyhow::Error),
+    /// 1: the work failed, and it was said.
+    Told,
     /// 130: a second Ctrl-C cut it short.
     Interrupted,
 }
@@ -53,12 +61,14 @@ pub fn run() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Dev(arguments) => dev::run(arguments),
+        Command::Cli(arguments) => cli::run(arguments),
         Command::CheckConfig(arguments) => check_config::run(&arguments),
     };
     let (code, error) = match result {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Work(error)) => (1, error),
         Err(Failure::Usage(error)) => (2, error),
+        Err(Failure::Told) => return ExitCode::from(1),
         Err(Failure::Interrupted) => return ExitCode::from(130),
     };
     // With stderr gone there is nobody left to tell.

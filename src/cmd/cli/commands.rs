@@ -1,0 +1,183 @@
+//! What the commands do, from the server's own table (`COMMAND`), and so how each is to be sent.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::attempts::Safety;
+use super::session::name;
+use crate::cmd::link::Words;
+use crate::cmd::resp::Reply;
+
+/// What a command does to the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Effect {
+    Writes,
+    /// Is for operators: it may do something to one node, or take its time.
+    Administers,
+    /// Reads, or concerns the connection.
+    Harmless,
+}
+
+/// The server's commands.
+#[derive(Debug)]
+pub(super) struct Commands {
+    effects: BTreeMap<Vec<u8>, Effect>,
+}
+
+/// How a command is sent.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// What goes out: the command, perhaps under a token.
+    pub(super) request: Words,
+    /// Whether it may be sent again.
+    pub(super) safety: Safety,
+    /// Whether it may change something.
+    pub(super) writes: bool,
+    /// Whether an answer may take as long as it likes.
+    pub(super) is_slow: bool,
+}
+
+impl Commands {
+    /// Reads the reply to `COMMAND`; what it does not understand of it is left out, and so sent once only.
+    pub(super) fn read(reply: &Reply) -> Commands {
+        let Reply::List(rows) = reply else {
+            return Commands {
+                effects: BTreeMap::new(),
+            };
+        };
+        Commands {
+            effects: rows.iter().filter_map(effect).collect(),
+        }
+    }
+
+    /// How to send a command; `bound` if it belongs to a transaction or a watch of this connection. `token` is
+    /// asked for a token when one is needed.
+    pub(super) fn plan(&self, words: &[Bytes], bound: bool, token: impl FnOnce() -> Bytes) -> Plan {
+        let name = name(words);
+        let effect = self.effects.get(&name).copied();
+        let plan = |safety, writes, is_slow| Plan {
+            request: words.to_vec(),
+            safety,
+            writes,
+            is_slow,
+        };
+        match (name.as_slice(), effect) {
+            (b"EXEC", _) => plan(Safety::Bound, true, false),
+            (_, Some(Effect::Administers)) => plan(Safety::Bound, true, true),
+            _ if bound => plan(Safety::Bound, effect != Some(Effect::Harmless), false),
+            // The user's own token.
+            (b"ONCE" | b"SEQ", Some(_)) => plan(Safety::Repeatable, true, false),
+            (_, Some(Effect::Harmless)) => plan(Safety::Repeatable, false, false),
+            (_, Some(Effect::Writes)) if self.effects.contains_key(b"ONCE".as_slice()) => {
+                let mut request = vec![Bytes::from_static(b"ONCE"), token()];
+                request.extend_from_slice(words);
+                Plan {
+                    request,
+                    ..plan(Safety::Repeatable, true, false)
+                }
+            }
+            _ => plan(Safety::Once, true, false),
+        }
+    }
+}
+
+/// One row: name, arity, flags, and more.
+fn effect(row: &Reply) -> Option<(Vec<u8>, Effect)> {
+    let Reply::List(fields) = row else { return None };
+    let (name, flags) = match (fields.first(), fields.get(2)) {
+        (Some(Reply::Value(name) | Reply::Text(name)), Some(Reply::List(flags) | Reply::Set(flags))) => {
+            (name.to_ascii_uppercase(), flags)
+        }
+        _ => return None,
+    };
+    let has = |flag: &[u8]| {
+        let is_it = |reply: &Reply| matches!(reply, Reply::Text(text) | Reply::Value(text) if text == flag);
+        flags.iter().any(is_it)
+    };
+    let effect = if has(b"admin") {
+        Effect::Administers
+    } else if has(b"write") {
+        Effect::Writes
+    } else {
+        Effect::Harmless
+    };
+    Some((name, effect))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Words {
+        line.split(' ')
+            .map(|word| Bytes::copy_from_slice(word.as_bytes()))
+            .collect()
+    }
+
+    fn commands(rows: &[(&str, &str)]) -> Commands {
+        let row = |(name, flag): &(&str, &str)| {
+            Reply::List(vec![
+                Reply::Value(Bytes::copy_from_slice(name.as_bytes())),
+                Reply::Integer(-1),
+                Reply::List(vec![Reply::Text(Bytes::copy_from_slice(flag.as_bytes()))]),
+            ])
+        };
+        Commands::read(&Reply::List(rows.iter().map(row).collect()))
+    }
+
+    fn plan(commands: &Commands, line: &str, bound: bool) -> (String, Safety, bool) {
+        let plan = commands.plan(&words(line), bound, || "t1".into());
+        let shown: Vec<_> = plan
+            .request
+            .iter()
+            .map(|word| String::from_utf8_lossy(word))
+            .collect();
+        (shown.join(" "), plan.safety, plan.writes)
+    }
+
+    const ROWS: [(&str, &str); 5] = [
+        ("set", "write"),
+        ("get", "readonly"),
+        ("raft", "admin"),
+        ("once", "fast"),
+        ("ping", "fast"),
+    ];
+
+    #[test]
+    fn writes_go_under_a_token() {
+        let all = commands(&ROWS);
+        let once = ("ONCE t1 set a 1".into(), Safety::Repeatable, true);
+        assert_eq!(plan(&all, "set a 1", false), once);
+        assert_eq!(
+            plan(&all, "SET a 1", true),
+            ("SET a 1".into(), Safety::Bound, true)
+        );
+        let own = ("once x SET a 1".into(), Safety::Repeatable, true);
+        assert_eq!(plan(&all, "once x SET a 1", false), own);
+    }
+
+    #[test]
+    fn a_server_without_once_gets_writes_once() {
+        let plain = commands(&ROWS[..3]);
+        assert_eq!(
+            plan(&plain, "SET a 1", false),
+            ("SET a 1".into(), Safety::Once, true)
+        );
+    }
+
+    #[test]
+    fn reads_are_repeated_and_the_rest_is_sent_once() {
+        let all = commands(&ROWS);
+        assert_eq!(
+            plan(&all, "GET a", false),
+            ("GET a".into(), Safety::Repeatable, false)
+        );
+        assert_eq!(plan(&all, "PING", false).1, Safety::Repeatable);
+        assert_eq!(plan(&all, "RAFT REMOVE 1", false).1, Safety::Bound);
+        assert_eq!(plan(&all, "EXEC", true).1, Safety::Bound);
+        assert_eq!(plan(&all, "NEW thing", false).1, Safety::Once);
+        let nothing = Commands::read(&Reply::Nil);
+        assert_eq!(plan(&nothing, "GET a", false).1, Safety::Once);
+    }
+}
