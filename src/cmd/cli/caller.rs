@@ -115,7 +115,7 @@ impl Caller {
         if let Some(reply) = self.session.refuse(words) {
             return Ok(reply);
         }
-        let plan = self
+        let mut plan = self
             .commands
             .plan(words, self.session.is_bound(), || self.tokens.next());
         let start = Instant::now();
@@ -127,6 +127,10 @@ impl Caller {
             let result = self
                 .attempt(&plan, self.limit.saturating_sub(start.elapsed()))
                 .await;
+            if result.as_ref().is_ok_and(|reply| plan.is_no_write(reply)) {
+                plan = Plan::of_no_write(words);
+                continue;
+            }
             let (outcome, trouble) = match &result {
                 Ok(reply) => match reply.code() {
                     None => break self.done(words, reply.clone()),

@@ -36,6 +36,27 @@ pub(super) struct Plan {
     pub(super) writes: bool,
     /// Whether an answer may take as long as it likes.
     pub(super) is_slow: bool,
+    /// Whether the request is the command under a token of ours.
+    pub(super) has_token: bool,
+}
+
+impl Plan {
+    /// How to send a command that the server said is no write after all: some of a family that writes only
+    /// read (LEASE INFO), and a token is not for them.
+    pub(super) fn of_no_write(words: &[Bytes]) -> Plan {
+        Plan {
+            request: words.to_vec(),
+            safety: Safety::Repeatable,
+            writes: false,
+            is_slow: false,
+            has_token: false,
+        }
+    }
+
+    /// Whether the reply says that the command cannot stand under a token; nothing was done then.
+    pub(super) fn is_no_write(&self, reply: &Reply) -> bool {
+        self.has_token && matches!(reply, Reply::Error(text) if text.starts_with(b"ERR ONCE is for writes"))
+    }
 }
 
 impl Commands {
@@ -61,6 +82,7 @@ impl Commands {
             safety,
             writes,
             is_slow,
+            has_token: false,
         };
         match (name.as_slice(), effect) {
             (b"EXEC", _) => plan(Safety::Bound, true, false),
@@ -74,6 +96,7 @@ impl Commands {
                 request.extend_from_slice(words);
                 Plan {
                     request,
+                    has_token: true,
                     ..plan(Safety::Repeatable, true, false)
                 }
             }
@@ -155,6 +178,17 @@ mod tests {
         );
         let own = ("once x SET a 1".into(), Safety::Repeatable, true);
         assert_eq!(plan(&all, "once x SET a 1", false), own);
+    }
+
+    #[test]
+    fn what_is_no_write_goes_without_a_token() {
+        let plan = commands(&ROWS).plan(&words("set a"), false, || "t1".into());
+        let refusal = Reply::error("ERR ONCE is for writes, and 'set' is none; nothing was done");
+        assert!(plan.is_no_write(&refusal));
+        assert!(!plan.is_no_write(&Reply::error("ERR value is not an integer or out of range")));
+        let plain = Plan::of_no_write(&words("set a"));
+        assert!(!plain.is_no_write(&refusal) && !plain.writes);
+        assert_eq!(plain.request, words("set a"));
     }
 
     #[test]
