@@ -11,10 +11,14 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+
+use waiting::wait_for;
+
+#[path = "common/waiting.rs"]
+mod waiting;
 
 const NODES: u16 = 3;
 
@@ -87,12 +91,9 @@ impl Drop for Dev {
     }
 }
 
+/// Waits until it is so.
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        sleep(Duration::from_millis(10));
-    }
+    wait_for(what, Duration::from_secs(20), || is_so().then_some(()));
 }
 
 /// Ports from `base` on that nobody has; each test has a range of its own.

@@ -10,16 +10,19 @@
 
 #[path = "transcripts/runner.rs"]
 mod runner;
+#[path = "common/waiting.rs"]
+mod waiting;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tempfile::TempDir;
+
+use waiting::wait_for;
 
 /// How long a node may take until it serves.
 const START_MAX: Duration = Duration::from_secs(20);
@@ -72,11 +75,13 @@ impl Cluster {
             clients: clients.to_vec(),
             _folder: folder,
         };
-        let start = Instant::now();
-        while !cluster.clients.iter().all(|client| flush(*client).is_some()) {
-            assert!(start.elapsed() < START_MAX, "the cluster does not serve");
-            thread::sleep(Duration::from_millis(20));
-        }
+        wait_for("a cluster that serves", START_MAX, || {
+            cluster
+                .clients
+                .iter()
+                .all(|client| flush(*client).is_some())
+                .then_some(())
+        });
         cluster
     }
 }

@@ -6,7 +6,7 @@
 //! is down.
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -24,35 +24,15 @@ use tempfile::TempDir;
 use crate::client::{Client, Reply};
 use crate::proxy::Proxy;
 
+pub use waiting::{wait_for, wait_until};
+
+#[path = "../common/waiting.rs"]
+mod waiting;
+
 /// What every wait that should be quick is given, so that a loaded machine does not fail a test.
 pub const SOON: Duration = Duration::from_secs(20);
 /// `limits.request_timeout` by default, and what a busy machine may add to it.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_millis(4000 + 2000);
-
-/// Looks again and again until there is something to see.
-pub fn wait_for<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Option<T>) -> T {
-    wait_until(what, deadline, || look().ok_or(""))
-}
-
-/// Looks again and again until all is well. `Err` is what is seen meanwhile; the last of it is told when the
-/// wait was in vain.
-pub fn wait_until<T, E: fmt::Debug>(
-    what: &str,
-    deadline: Duration,
-    mut look: impl FnMut() -> Result<T, E>,
-) -> T {
-    const PAUSE: Duration = Duration::from_millis(5);
-    let start = Instant::now();
-    loop {
-        match look() {
-            Ok(seen) => return seen,
-            Err(seen) if start.elapsed() > deadline => {
-                panic!("waited {deadline:?} in vain for: {what}; the last look: {seen:#?}")
-            }
-            Err(_) => thread::sleep(PAUSE),
-        }
-    }
-}
 
 /// Lets time pass, where time itself is what matters: how long the network is bad, how much an idle node uses.
 pub fn let_pass(time: Duration) {
