@@ -239,11 +239,16 @@ impl Cluster {
         self.node(id).config.with_extension("data")
     }
 
-    /// How many lines of node `id`'s log say all of that.
-    pub fn log_lines(&self, id: u64, texts: &[&str]) -> usize {
+    /// The lines of node `id`'s log that say all of that.
+    pub fn logged(&self, id: u64, texts: &[&str]) -> Vec<String> {
         let log = fs::read_to_string(&self.node(id).log).unwrap();
         let says = |line: &&str| texts.iter().all(|text| line.contains(text));
-        log.lines().filter(says).count()
+        log.lines().filter(says).map(String::from).collect()
+    }
+
+    /// How many they are.
+    pub fn log_lines(&self, id: u64, texts: &[&str]) -> usize {
+        self.logged(id, texts).len()
     }
 
     /// A new connection to node `id`.
