@@ -146,7 +146,7 @@ fn of_status(status: &Status) -> Registry {
 }
 
 /// Name, help and value of each number of the status.
-fn numbers(status: &Status) -> [(&'static str, &'static str, u64); 14] {
+fn numbers(status: &Status) -> [(&'static str, &'static str, u64); 17] {
     [
         ("term", "The current term", status.term.0),
         (
@@ -192,6 +192,13 @@ fn numbers(status: &Status) -> [(&'static str, &'static str, u64); 14] {
             status.bytes,
         ),
         ("expiring_keys", "Keys that have an expiry", status.expiring_keys),
+        (
+            "leases",
+            "Leases that were granted and have not ended",
+            status.leases,
+        ),
+        ("sessions", "Open sessions of SEQ", status.sessions),
+        ("once_tokens", "Tokens of ONCE that are remembered", status.tokens),
         ("pending", "Requests waiting for their answer", status.pending),
         (
             "problems",

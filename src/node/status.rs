@@ -32,14 +32,18 @@ pub struct Status {
     pub last_index: Index,
     /// The last index that the newest snapshot covers; 0 without one.
     pub snapshot_index: Index,
-    /// When that snapshot was written here, in milliseconds since 1970-01-01 UTC; 0 without one.
-    pub snapshot_ms: u64,
     /// How many keys there are.
     pub keys: u64,
     /// Bytes of keys and values.
     pub bytes: u64,
     /// How many keys have an expiry.
     pub expiring_keys: u64,
+    /// How many leases there are.
+    pub leases: u64,
+    /// How many sessions of SEQ are open.
+    pub sessions: u64,
+    /// How many tokens of ONCE are remembered.
+    pub tokens: u64,
     /// A function of the applied state alone.
     pub state_hash: u64,
     /// Every member of the latest membership.

@@ -26,6 +26,7 @@ mod hostile;
 mod membership;
 mod partitions;
 mod reads;
+mod repeats;
 mod snapshots;
 
 /// The binary under test.

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
-use raftline::kv::{self, Command};
+use raftline::kv::{self, Command, SetExpiry};
 use raftline::raft::invariants::Invariants;
 use raftline::raft::{
     Entry, EntryId, Envelope, Index, Membership, Message, NodeId, Payload, Raft, Status, Term,
@@ -96,8 +96,9 @@ impl Checker {
                 "commit: node {} is the first to know that {index} is committed, and does not hold it",
                 node.id
             );
-            if let Some(value) = entry.and_then(value_of) {
-                *self.written.entry(value).or_default() += 1;
+            if let Some((value, is_once)) = entry.and_then(value_of) {
+                let times = self.written.entry(value).or_default();
+                *times = if is_once { 1 } else { *times + 1 };
             }
             if let Some(Payload::Membership(membership)) = entry.map(|entry| &entry.payload) {
                 self.memberships.push(membership.clone());
@@ -305,16 +306,21 @@ fn written(action: Action) -> Option<u64> {
     }
 }
 
-/// The number that an entry sets a key to, where it does.
-fn value_of(entry: &Entry) -> Option<u64> {
+/// The number that an entry sets a key to, where it does, and whether that is done once however often it comes.
+fn value_of(entry: &Entry) -> Option<(u64, bool)> {
     let Payload::Command(bytes) = &entry.payload else {
         return None;
     };
     let (_, command) = kv::decode_entry(bytes.clone()).expect("an entry that can be read");
-    let Command::Set { value, .. } = command else {
+    let is_once = matches!(command, Command::Once { .. } | Command::Seq { .. });
+    let Command::Set { value, expiry, .. } = command.unwrapped() else {
         return None;
     };
-    std::str::from_utf8(&value).ok()?.parse().ok()
+    // What hangs on a lease is no register.
+    if matches!(expiry, SetExpiry::Lease(_)) {
+        return None;
+    }
+    Some((std::str::from_utf8(value).ok()?.parse().ok()?, is_once))
 }
 
 /// Each write of a value that is written only once: it is in the log as often as the clients were told. A write of

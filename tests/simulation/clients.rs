@@ -2,7 +2,8 @@
 //! elsewhere.
 //!
 //! Every value that is written is written by one request only and its repetitions, so that the log can be compared
-//! with what the clients were told.
+//! with what the clients were told. Some writes have a token, or a number of a session: those are asked again until
+//! they are answered, and then count as one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,7 +38,9 @@ impl Waiting {
     /// What has no answer yet, for people.
     pub fn describe(&self) -> String {
         let asked = self.asked.values().map(|asked| match asked {
-            Asked::Register { key, action } => format!("{action:?} {key}"),
+            Asked::Register(wish) => format!("{:?} {} {:?}", wish.action, wish.key, wish.once),
+            Asked::Lease => "LEASE GRANT".into(),
+            Asked::Session => "SESSION OPEN".into(),
             Asked::Other => "something".into(),
         });
         asked.collect::<Vec<_>>().join(", ")
@@ -47,9 +50,29 @@ impl Waiting {
 #[derive(Clone, Debug)]
 enum Asked {
     /// For the history.
-    Register { key: String, action: Action },
+    Register(Wish),
+    /// To have one from then on.
+    Lease,
+    Session,
     /// For the state's sake.
     Other,
+}
+
+/// Something for the history.
+#[derive(Clone, Debug)]
+struct Wish {
+    key: String,
+    action: Action,
+    once: Option<Once>,
+    /// When it was asked first.
+    since: u64,
+}
+
+/// By what its repetitions are known.
+#[derive(Clone, Copy, Debug)]
+enum Once {
+    Token(u64),
+    Seq { session: u64, n: u64 },
 }
 
 #[derive(Default)]
@@ -57,7 +80,10 @@ pub struct Client {
     node: u64,
     pub waiting: Option<Waiting>,
     /// What is asked again: certainly not done, or perhaps.
-    again: Vec<(String, Action)>,
+    again: Vec<Wish>,
+    /// The last lease that it was granted, and the session that it has with the last number used.
+    lease: u64,
+    session: Option<(u64, u64)>,
     /// The value last seen of each key.
     seen: BTreeMap<String, u64>,
 }
@@ -126,20 +152,26 @@ impl Clients {
         } else {
             0
         };
-        for (key, action) in again {
-            requests.push(request(&key, action, rng));
-            asked.insert(requests.len() as u64, Asked::Register { key, action });
+        for wish in again {
+            requests.push(request(&wish, rng));
+            asked.insert(requests.len() as u64, Asked::Register(wish));
         }
         for _ in 0..fresh {
-            let is_for_the_history = !rng.one_in(6);
-            if is_for_the_history {
-                let (key, action) = self.any_action(n, rng);
-                requests.push(request(&key, action, rng));
-                asked.insert(requests.len() as u64, Asked::Register { key, action });
-            } else {
-                requests.push(other(nodes, rng));
-                asked.insert(requests.len() as u64, Asked::Other);
-            }
+            let (operation, what) = match rng.below(36) {
+                0 | 1 => lease(self.list[n].lease, rng),
+                2 if self.list[n].session.is_none() => (
+                    // Longer than clocks jump.
+                    node::Operation::Write(Command::OpenSession { life_ms: WINDOW_MS }),
+                    Asked::Session,
+                ),
+                2..6 => (other(nodes, rng), Asked::Other),
+                _ => {
+                    let wish = self.any_wish(n, now, rng);
+                    (request(&wish, rng), Asked::Register(wish))
+                }
+            };
+            requests.push(operation);
+            asked.insert(requests.len() as u64, what);
         }
         let requests = requests
             .into_iter()
@@ -157,6 +189,37 @@ impl Clients {
         Submission {
             requests: requests.collect(),
             answers,
+        }
+    }
+
+    fn any_wish(&mut self, n: usize, now: u64, rng: &mut Rng) -> Wish {
+        let (key, action) = self.any_action(n, rng);
+        let once = (action != Action::Get && rng.one_in(3)).then(|| match &mut self.list[n].session {
+            Some((session, n)) if rng.one_in(2) => {
+                *n += 1;
+                Once::Seq {
+                    session: *session,
+                    n: *n,
+                }
+            }
+            _ => Once::Token(self.values),
+        });
+        let since = now;
+        Wish {
+            key,
+            action,
+            once,
+            since,
+        }
+    }
+
+    /// The end: what was asked with a token and has no answer may have been done.
+    pub fn give_up(&mut self, now: u64) {
+        for client in &mut self.list {
+            let left = std::mem::take(&mut client.again);
+            let left = left.into_iter().filter(|wish| wish.once.is_some());
+            self.history
+                .extend(left.map(|wish| wish.ended(Outcome::Unknown, now)));
         }
     }
 
@@ -217,19 +280,28 @@ impl Clients {
         }
         let (start, is_done, node) = (waiting.since, waiting.asked.is_empty(), waiting.node);
         for (asked, outcome) in ended {
-            if let Asked::Register { key, action } = asked {
-                let outcome = outcome.map_or(Outcome::Unknown, |outcome| judge(action, outcome));
-                client.learn(&key, action, outcome, rng);
-                if start >= self.served_since && matches!(outcome, Outcome::Done(_)) {
-                    self.served.insert((node, action == Action::Get));
+            match (asked, outcome) {
+                (Asked::Register(mut wish), outcome) => {
+                    let outcome = outcome.map_or(Outcome::Unknown, |outcome| judge(wish.action, outcome));
+                    client.learn(&wish, outcome, rng);
+                    let is_done = matches!(outcome, Outcome::Done(_));
+                    if start >= self.served_since && is_done {
+                        self.served.insert((node, wish.action == Action::Get));
+                    }
+                    if wish.once.is_none() {
+                        wish.since = start;
+                    }
+                    if wish.once.is_none() || is_done {
+                        self.history.push(wish.ended(outcome, now));
+                    }
                 }
-                self.history.push(Operation {
-                    key,
-                    action,
-                    outcome,
-                    start,
-                    end: now,
-                });
+                (Asked::Lease, Some(outcome)) => {
+                    client.lease = granted(outcome).unwrap_or(client.lease);
+                }
+                (Asked::Session, Some(outcome)) => {
+                    client.session = granted(outcome).map(|session| (session, 0));
+                }
+                (Asked::Lease | Asked::Session | Asked::Other, _) => {}
             }
         }
         if is_done {
@@ -248,34 +320,81 @@ impl Client {
         self.node != 0
     }
 
-    fn learn(&mut self, key: &str, action: Action, outcome: Outcome, rng: &mut Rng) {
+    fn learn(&mut self, wish: &Wish, outcome: Outcome, rng: &mut Rng) {
         let (again, moves_on) = match outcome {
             Outcome::Done(_) => (false, false),
+            _ if wish.once.is_some() => (true, true),
             Outcome::Failed => (!rng.one_in(4), true),
             Outcome::Unknown => (rng.one_in(4), true),
         };
         if again {
-            self.again.push((key.to_owned(), action));
+            self.again.push(wish.clone());
         }
         if moves_on {
             self.node = 0;
         }
-        let value = match (action, outcome) {
+        let value = match (wish.action, outcome) {
             (Action::Get | Action::Incr, Outcome::Done(Some(value))) => value,
             (Action::Set(value) | Action::Exchange(value), Outcome::Done(_)) => value,
             (Action::Swap { new: value, .. } | Action::Create(value), Outcome::Done(Some(_))) => value,
             _ => return,
         };
-        self.seen.insert(key.to_owned(), value);
+        self.seen.insert(wish.key.clone(), value);
     }
+}
+
+impl Wish {
+    fn ended(self, outcome: Outcome, now: u64) -> Operation {
+        Operation {
+            key: self.key,
+            action: self.action,
+            outcome,
+            start: self.since,
+            end: now,
+        }
+    }
+}
+
+/// Longer than a world lasts and clocks jump, so that no token is forgotten.
+const WINDOW_MS: u64 = 30 * 24 * 3600 * 1000;
+
+/// The number that was asked for, where it is known.
+fn granted(outcome: node::Outcome) -> Option<u64> {
+    match outcome {
+        node::Outcome::Reply(Reply::Integer(number)) => u64::try_from(number).ok(),
+        _ => None,
+    }
+}
+
+/// Something with a lease, which may have ended.
+fn lease(id: u64, rng: &mut Rng) -> (node::Operation, Asked) {
+    let (command, asked) = match rng.below(8) {
+        0..3 => {
+            let ttl_ms = 1 + rng.below(3000);
+            (Command::GrantLease { ttl_ms }, Asked::Lease)
+        }
+        3 => (Command::RevokeLease { id }, Asked::Other),
+        4 | 5 => (Command::RenewLease { id }, Asked::Other),
+        _ => {
+            let set = Command::Set {
+                key: Bytes::from(format!("other{}", rng.below(5))),
+                value: number(id),
+                condition: Condition::Always,
+                expiry: SetExpiry::Lease(id),
+                answer: SetAnswer::Status,
+            };
+            (set, Asked::Other)
+        }
+    };
+    (node::Operation::Write(command), asked)
 }
 
 fn number(value: u64) -> Bytes {
     Bytes::from(value.to_string())
 }
 
-fn request(key: &str, action: Action, rng: &mut Rng) -> node::Operation {
-    let key = Bytes::from(key.to_owned());
+fn request(wish: &Wish, rng: &mut Rng) -> node::Operation {
+    let key = Bytes::from(wish.key.clone());
     let set = |value, condition, answer| Command::Set {
         key: key.clone(),
         value: number(value),
@@ -283,7 +402,7 @@ fn request(key: &str, action: Action, rng: &mut Rng) -> node::Operation {
         expiry: SetExpiry::Clear,
         answer,
     };
-    node::Operation::Write(match action {
+    let command = match wish.action {
         Action::Get => {
             let mode = if rng.one_in(2) {
                 ReadMode::Quorum
@@ -301,6 +420,19 @@ fn request(key: &str, action: Action, rng: &mut Rng) -> node::Operation {
         Action::DeleteIf(value) => Command::DeleteIfEqual {
             key,
             old: number(value),
+        },
+    };
+    node::Operation::Write(match wish.once {
+        None => command,
+        Some(Once::Token(token)) => Command::Once {
+            token: number(token),
+            window_ms: WINDOW_MS,
+            command: Box::new(command),
+        },
+        Some(Once::Seq { session, n }) => Command::Seq {
+            session,
+            n,
+            command: Box::new(command),
         },
     })
 }

@@ -1066,6 +1066,7 @@ impl World {
             self.run_until(self.now + 50 * MS);
         }
         self.agree();
+        self.clients.give_up(self.now);
         let mut history = std::mem::take(&mut self.clients.history);
         let node = &self.nodes[&self.members()[0]];
         let machine = &node.process.as_ref().expect("all members run").machine;

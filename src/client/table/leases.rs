@@ -1,8 +1,10 @@
 //! LEASE: keys that go together, unless somebody keeps them alive.
 
-use crate::kv::{Command, Error, LIFE_MAX_MS, Query};
+use bytes::Bytes;
 
-use super::{Action, Args, Flag, Keys, Row, Under, err, help_of};
+use crate::kv::{Command, Error, LIFE_MAX_MS, Query, Reply};
+
+use super::{Action, Args, Flag, Keys, Row, answer, err};
 
 pub(super) const ROWS: &[Row] = &[Row {
     name: "LEASE",
@@ -14,26 +16,26 @@ pub(super) const ROWS: &[Row] = &[Row {
     summary: "keys set with LEASE id go all at once when nobody keeps the lease alive; HELP LEASE says more",
 }];
 
-/// The commands under LEASE.
-pub(super) const UNDER: &[Under] = &[
-    Under(
+/// The commands under LEASE: name, words after it, what they do.
+const LEASE_HELP: [(&str, &str, &str); 5] = [
+    (
         "GRANT",
         "ms",
         "a new lease that lives so long; its id, a number that only grows: hand it on with what you do under a lock, \
          and refuse there what comes with a smaller one",
     ),
-    Under(
+    (
         "KEEPALIVE",
         "id",
         "starts the lease's life anew; the milliseconds that it lives from now on",
     ),
-    Under("REVOKE", "id", "ends the lease now; how many keys went with it"),
-    Under(
+    ("REVOKE", "id", "ends the lease now; how many keys went with it"),
+    (
         "INFO",
         "id",
         "its life and what remains of it in milliseconds, and its keys",
     ),
-    Under("HELP", "", "this list"),
+    ("HELP", "", "this list"),
 ];
 
 fn lease(args: &Args<'_>) -> Result<Action, Error> {
@@ -48,9 +50,18 @@ fn lease(args: &Args<'_>) -> Result<Action, Error> {
         b"INFO" => Ok(Action::Query(Query::Lease(only_id(args)?))),
         b"HELP" => args
             .expect_len(2)
-            .map(|()| Action::Answer(help_of("LEASE", UNDER))),
+            .and_then(|()| answer(Reply::List(lease_help()))),
         _ => Err(args.unknown_under()),
     }
+}
+
+/// The lines about the commands under LEASE.
+pub(super) fn lease_help() -> Vec<Reply> {
+    let line = |(name, words, help): (&str, &str, &str)| {
+        let blank = if words.is_empty() { "" } else { " " };
+        Reply::Value(Bytes::from(format!("LEASE {name}{blank}{words} - {help}")))
+    };
+    LEASE_HELP.into_iter().map(line).collect()
 }
 
 /// How long something is to live, in milliseconds.
