@@ -10,14 +10,15 @@ use tokio_util::task::TaskTracker;
 
 use crate::net::{Accepted, Acceptor, SocketOptions};
 
-use super::{Service, serve_connection};
+use super::Service;
+use super::connection::{Ends, serve_connection};
 
 /// How long a client that is refused may take to hear why.
 const REFUSE_MAX: Duration = Duration::from_millis(100);
 
 /// After how much silence the kernel asks whether a client is still there; Redis's 300 s would keep the
 /// place of a dead one for long.
-const KEEPALIVE: Duration = Duration::from_secs(60);
+pub(super) const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// Serves every client that connects, until `shutdown`; then answers what is under way and returns when the
 /// last connection is closed.
@@ -29,6 +30,8 @@ pub async fn serve(listener: TcpListener, service: Arc<Service>, shutdown: Cance
             accepted = acceptor.accept() => accepted,
             () = shutdown.cancelled() => break,
         };
+        // CONFIG SET maxclients may have taken places away.
+        let slot = slot.filter(|_| acceptor.open() <= service.settings.max_connections());
         let Some(slot) = slot else {
             service.counters().on_rejected();
             connections.spawn(refuse(stream));
@@ -44,7 +47,14 @@ pub async fn serve(listener: TcpListener, service: Arc<Service>, shutdown: Cance
         }
         let (service, shutdown) = (service.clone(), shutdown.clone());
         connections.spawn(async move {
-            serve_connection(service, stream, from.to_string(), shutdown).await;
+            let ends = Ends {
+                client: from.to_string(),
+                local: stream
+                    .local_addr()
+                    .map(|local| local.to_string())
+                    .unwrap_or_default(),
+            };
+            serve_connection(service, stream, ends, shutdown).await;
             drop(slot);
         });
     }

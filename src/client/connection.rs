@@ -24,11 +24,13 @@ use tokio_util::sync::CancellationToken;
 use crate::kv::{Code, Command, Error, Reply, View};
 use crate::node::{Answer, Operation, Outcome, Request, Submission};
 
+use super::budget::Share;
 use super::codec::{Decoded, Decoder, Dialect, Limits};
 use super::reply::{Encoding, Response};
 use super::session::Session;
+use super::stats::Ending;
 use super::table::{self, Action, ConnectionAction, Kind, Page, ScanStep, Walk, err};
-use super::{Service, pages};
+use super::{Service, pages, slowlog};
 
 /// How many requests of one connection may be under way.
 const REQUESTS_MAX: usize = 1024;
@@ -47,28 +49,41 @@ const READ_MAX_BYTES: usize = 64 << 10;
 /// How long after `shutdown` answers are waited for; every request has one before that.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 
-/// Serves one client until it leaves, breaks the protocol, or `shutdown` comes and its last answer is out.
-/// `address` is the client's, for people.
-pub async fn serve_connection<S>(
-    service: Arc<Service>,
-    stream: S,
-    address: String,
-    shutdown: CancellationToken,
-) where
+/// Where a connection comes from and where it arrived, for people; the latter may be empty.
+#[derive(Clone, Debug)]
+pub struct Ends {
+    /// The client's address.
+    pub client: String,
+    /// The address that it connected to.
+    pub local: String,
+}
+
+/// Serves one client until it leaves, breaks the protocol, is killed, or `shutdown` comes and its last answer is out.
+pub async fn serve_connection<S>(service: Arc<Service>, stream: S, ends: Ends, shutdown: CancellationToken)
+where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let _connected = service.counters.on_connected();
-    let id = service.next_client_id();
-    let session = Session::new(id, address, service.options.read_mode);
+    let mode = service.options.read_mode;
+    let registered = service.clients.register(ends.client, ends.local, mode);
+    let session = Session::new(Arc::clone(registered.client()), mode);
     let mut connection = Connection::new(&service, stream, session);
-    if let Err(error) = connection.run(&shutdown).await {
-        tracing::debug!(client = id, %error, "connection ended");
+    let ended = tokio::select! {
+        biased;
+        () = registered.client().killed.cancelled() => {
+            service.counters.on_killed();
+            Err(io::Error::new(io::ErrorKind::ConnectionAborted, "killed by CLIENT KILL"))
+        }
+        ended = connection.run(&shutdown) => ended,
+    };
+    if let Err(error) = ended {
+        tracing::debug!(client = registered.client().id, %error, "connection ended");
     }
 }
 
 /// One client.
 struct Connection<'a, S> {
-    service: &'a Service,
+    service: &'a Arc<Service>,
     stream: S,
     session: Session,
     decoder: Decoder,
@@ -80,8 +95,12 @@ struct Connection<'a, S> {
     slots: VecDeque<Slot>,
     /// The ticket of the first slot; the others follow without gaps.
     first_ticket: u64,
-    /// Bytes of the requests in `slots`.
+    /// Bytes of the requests in `slots`, and of those answers that are no values of the store.
     slots_bytes: usize,
+    /// What all of this counts for among all connections.
+    share: Share<'a>,
+    /// Since when nothing is read for want of room among all connections.
+    starved_since: Option<Instant>,
     /// Requests that the node has not answered yet, of each kind. At most one of the two is not 0.
     writes: usize,
     reads: usize,
@@ -110,13 +129,26 @@ struct Parsed {
     dialect: Dialect,
     bytes: usize,
     action: Result<Action, Error>,
+    trace: Trace,
 }
 
 /// A request under way.
 struct Slot {
     encoding: Encoding,
+    /// Whether the client does not want the reply.
+    is_silent: bool,
     bytes: usize,
     state: State,
+    trace: Trace,
+}
+
+/// What is to be said of a request when it is answered.
+struct Trace {
+    /// The command, if there is one of that name.
+    place: Option<table::Place>,
+    /// For SLOWLOG.
+    words: Vec<Bytes>,
+    begun: Instant,
 }
 
 enum State {
@@ -138,6 +170,8 @@ enum Then {
     Written,
     /// Pass it on, of a read.
     Read,
+    /// Make something of the value of this key.
+    OfValue(Bytes, fn(&[u8], &[u8]) -> Reply),
     Walk(Walk),
     /// With the key where the step begins.
     Scan(Bytes, ScanStep),
@@ -152,7 +186,7 @@ impl Then {
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
-    fn new(service: &'a Service, stream: S, session: Session) -> Connection<'a, S> {
+    fn new(service: &'a Arc<Service>, stream: S, session: Session) -> Connection<'a, S> {
         // Bounded by the requests under way, of which each has one answer: at most REQUESTS_MAX.
         let (answers, inbox) = mpsc::unbounded_channel();
         let limits = Limits {
@@ -170,6 +204,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             slots: VecDeque::new(),
             first_ticket: 0,
             slots_bytes: 0,
+            share: service.budget.share(),
+            starved_since: None,
             writes: 0,
             reads: 0,
             held: None,
@@ -185,6 +221,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
         loop {
             self.take_requests();
             let answered = self.write_ready().await?;
+            self.settle();
             if answered > 0 {
                 // There is room again for what is in the buffer.
                 continue;
@@ -202,26 +239,40 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
         cancelled: Pin<&mut impl Future<Output = ()>>,
         last_input: &mut Instant,
     ) -> io::Result<()> {
-        let idle_timeout = self.service.options.idle_timeout;
+        let idle_timeout = self.service.settings.idle_timeout();
         let may_read = self.phase == Phase::Open && self.has_room() && self.held.is_none();
         let may_idle_out = !idle_timeout.is_zero() && self.slots.is_empty();
-        if may_read {
-            self.input.reserve(self.read_bytes);
+        let read_bytes = if may_read {
+            self.share.may_read(self.read_bytes)
+        } else {
+            0
+        };
+        self.input.reserve(read_bytes);
+        let is_starved = may_read && read_bytes == 0;
+        let starved_since = *self.starved_since.get_or_insert_with(Instant::now);
+        if !is_starved {
+            self.starved_since = None;
         }
+        let mut stream = (&mut self.stream).take(read_bytes as u64);
         let mut arrived = Vec::new();
         tokio::select! {
             biased;
             _ = self.inbox.recv_many(&mut arrived, REQUESTS_MAX), if !self.slots.is_empty() => {
                 arrived.into_iter().for_each(|answer| self.on_answer(answer));
             }
-            read = self.stream.read_buf(&mut self.input), if may_read => {
+            read = stream.read_buf(&mut self.input), if read_bytes > 0 => {
                 self.on_read(read?);
                 *last_input = Instant::now();
+            }
+            () = self.service.budget.room(), if is_starved => {}
+            () = sleep_until(starved_since + self.service.options.stall_timeout), if is_starved => {
+                self.refuse_unfinished();
             }
             () = cancelled, if matches!(self.phase, Phase::Open | Phase::HalfClosed) => {
                 self.phase = Phase::Draining;
             }
             () = sleep_until(*last_input + idle_timeout), if may_idle_out => {
+                self.service.counters.on_idle_closed();
                 return Err(timed_out("idle for too long"));
             }
             () = sleep(DRAIN_MAX), if self.phase == Phase::Draining => {
@@ -235,12 +286,51 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
 
     fn on_read(&mut self, bytes: usize) {
         self.service.counters.on_read(bytes);
+        self.session.client().on_read(bytes);
         if bytes == 0 {
             self.phase = Phase::HalfClosed;
         } else if bytes >= self.read_bytes {
             self.read_bytes = (self.read_bytes * 2).min(READ_MAX_BYTES);
         } else if bytes < self.read_bytes / 4 {
             self.read_bytes = (self.read_bytes / 2).max(READ_MIN_BYTES);
+        }
+    }
+
+    /// Tells how much this connection holds now.
+    fn settle(&mut self) {
+        let held = self.slots_bytes + self.input.len() + self.output.len();
+        self.share.set(held);
+    }
+
+    /// There was no room for the rest of a request for too long: what has come of it goes, and the connection with it,
+    /// for nobody knows where the next request begins.
+    fn refuse_unfinished(&mut self) {
+        self.service.counters.on_over_budget();
+        self.phase = Phase::Closing;
+        let dialect = match self.input.first() {
+            Some(b'*') => Dialect::Resp,
+            _ => Dialect::Line,
+        };
+        self.input = BytesMut::new();
+        let refused = Parsed {
+            dialect,
+            bytes: 0,
+            action: Err(self.over_budget()),
+            trace: Trace::none(),
+        };
+        // An error waits for no other request.
+        self.admit(refused, &mut Vec::new());
+    }
+
+    fn over_budget(&self) -> Error {
+        let text = format!(
+            "the connections of this node hold more than {} bytes of requests and replies; nothing was done, try \
+             again later",
+            self.service.budget.max_bytes()
+        );
+        Error {
+            code: Code::Busy,
+            text: text.into(),
         }
     }
 
@@ -263,6 +353,16 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
         self.submit(batch);
     }
 
+    /// For CLIENT LIST: a request came.
+    fn note_request(&self, place: Option<table::Place>) {
+        let mut details = self.session.client().details();
+        details.commands += 1;
+        details.input_bytes = self.input.len();
+        if let Some(row) = place.and_then(table::at) {
+            details.command = row.name;
+        }
+    }
+
     /// The next request of the input.
     fn next_request(&mut self) -> Option<Parsed> {
         if self.phase == Phase::Closing {
@@ -273,18 +373,21 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             return self.unfinished();
         };
         self.service.counters.on_command();
-        let (dialect, action) = match decoded {
-            Decoded::Request(dialect, words) => (dialect, table::parse(&words)),
-            Decoded::Refused(dialect, text) => (dialect, Err(err(text))),
+        let (dialect, action, trace) = match decoded {
+            Decoded::Request(dialect, words) => (dialect, table::parse(&words), Trace::of(words)),
+            Decoded::Refused(dialect, text) => (dialect, Err(err(text)), Trace::none()),
             Decoded::Fatal(dialect, text) => {
+                self.service.counters.on_protocol_error();
                 self.phase = Phase::Closing;
-                (dialect, Err(err(text)))
+                (dialect, Err(err(text)), Trace::none())
             }
         };
+        self.note_request(trace.place);
         Some(Parsed {
             dialect,
             bytes: before - self.input.len(),
             action,
+            trace,
         })
     }
 
@@ -302,11 +405,19 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             action: Err(err(
                 "the last line does not end with a line feed; it was not executed",
             )),
+            trace: Trace::none(),
         })
     }
 
     /// Takes a request in, or gives it back because it must wait for those of the other kind.
-    fn admit(&mut self, parsed: Parsed, batch: &mut Vec<Request>) -> Option<Parsed> {
+    fn admit(&mut self, mut parsed: Parsed, batch: &mut Vec<Request>) -> Option<Parsed> {
+        // A walk holds on to a state that is being written over, and may hold large values.
+        let is_walk = matches!(parsed.action, Ok(Action::Walk(_) | Action::Scan(_)));
+        let is_refused = !self.share.is_welcome() || (is_walk && self.service.budget.is_over());
+        if parsed.action.is_ok() && is_refused {
+            self.service.counters.on_over_budget();
+            parsed.action = Err(self.over_budget());
+        }
         let others = match parsed.action.as_ref().map(Action::kind) {
             Ok(Kind::Write) => self.reads,
             Ok(Kind::Read) => self.writes,
@@ -315,6 +426,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
         if others > 0 {
             return Some(parsed);
         }
+        let is_understood = parsed.action.is_ok();
         let state = match self.begin(parsed.action) {
             Ok((operation, then)) => {
                 *self.under_way(then.is_write()) += 1;
@@ -322,16 +434,28 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
                 batch.push(Request { ticket, operation });
                 State::Waiting(then)
             }
-            Err(response) => State::Ready(response),
+            Err(response) => {
+                parsed
+                    .trace
+                    .ended(self.service, &self.session, Some(&response), is_understood);
+                // The words are done with, the answer waits for its turn.
+                parsed.trace.words = Vec::new();
+                parsed.bytes = response.bytes();
+                State::Ready(response)
+            }
         };
+        let is_silent = self.session.is_silent();
         // HELLO speaks the version that it chose.
         let encoding = Encoding::of(parsed.dialect, self.session.resp3());
         self.slots_bytes += parsed.bytes;
         self.slots.push_back(Slot {
             encoding,
+            is_silent,
             bytes: parsed.bytes,
             state,
+            trace: parsed.trace,
         });
+        self.settle();
         None
     }
 
@@ -346,6 +470,13 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
                 }
                 return Err(self.session.perform(action));
             }
+            Action::Administer(asked) => {
+                let response = self.service.administer(asked, self.session.client());
+                if self.session.client().is_leaving() {
+                    self.phase = Phase::Closing;
+                }
+                return Err(response);
+            }
             Action::Write(command) => (Operation::Write(command), Then::Written),
             Action::Once { token, command } => {
                 let once = Command::Once {
@@ -357,6 +488,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             }
             Action::Operate(operation) => (operation, Then::Written),
             Action::Query(query) => (Operation::Query(query, mode), Then::Read),
+            Action::OfValue(query, key, derive) => {
+                (Operation::Query(query, mode), Then::OfValue(key, derive))
+            }
             Action::Walk(walk) => (Operation::View(mode), Then::Walk(walk)),
             Action::Scan(step) => {
                 let from = self.service.resolve_cursor(step.cursor)?;
@@ -424,6 +558,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             (Then::Page(page), Outcome::Status(status)) => {
                 State::Ready(pages::render(&page, &status, self.service))
             }
+            (Then::OfValue(key, derive), Outcome::Reply(Reply::Value(value))) => {
+                State::Ready(derive(&key, &value).into())
+            }
             (_, Outcome::Reply(reply)) => {
                 if !is_write {
                     count_lookups(self.service, &reply);
@@ -432,8 +569,60 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             }
             _ => State::Ready(err("internal: the node gave an answer of the wrong kind").into()),
         };
+        let response = if let State::Ready(response) = &slot.state {
+            Some(response)
+        } else {
+            None
+        };
+        slot.trace.ended(self.service, &self.session, response, true);
+        // The words are done with; a value is the store's own, but a list of them is not.
+        let bytes = size_of::<Slot>() + response.map_or(0, Response::overhead_bytes);
+        slot.trace.words = Vec::new();
+        self.slots_bytes = self.slots_bytes - slot.bytes + bytes;
+        slot.bytes = bytes;
         let under_way = self.under_way(is_write);
         *under_way = under_way.saturating_sub(1);
+    }
+}
+
+impl Trace {
+    fn of(words: Vec<Bytes>) -> Trace {
+        Trace {
+            place: words.first().and_then(|name| table::place(name)),
+            words: slowlog::words_to_keep(words),
+            begun: Instant::now(),
+        }
+    }
+
+    /// Of what is no request.
+    fn none() -> Trace {
+        Trace {
+            place: None,
+            words: Vec::new(),
+            begun: Instant::now(),
+        }
+    }
+
+    /// The answer is there, or a view of which it will be made. `is_understood`: the request was not refused for
+    /// its words.
+    fn ended(&self, service: &Service, session: &Session, response: Option<&Response>, is_understood: bool) {
+        let error = response.and_then(Response::error);
+        if let Some(error) = error {
+            service.counters.on_error(error.code);
+        }
+        let ending = match error.map(|error| error.code) {
+            None => Ending::Done,
+            Some(Code::Busy) => Ending::Rejected,
+            Some(_) if is_understood => Ending::Failed,
+            Some(_) => Ending::Rejected,
+        };
+        let took = self.begun.elapsed();
+        if let Some(place) = self.place {
+            service.commands.on_ended(place, ending, took);
+        }
+        if !self.words.is_empty() {
+            service.slowlog().on_ended(&self.words, took, session.client());
+        }
     }
 }
 

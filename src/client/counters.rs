@@ -2,14 +2,20 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::kv::Code;
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// Counters of the client port; all begin at 0 and only `connections` goes down again.
         #[derive(Debug, Default)]
-        pub struct Counters { $($name: Counter,)* }
+        pub struct Counters {
+            $($name: Counter,)*
+            /// Error replies by their code, in the order of [`Code::ALL`].
+            errors: [Counter; Code::ALL.len()],
+        }
 
         impl Counters {
-            $($(#[$doc])* pub fn $name(&self) -> u64 { self.$name.0.load(Ordering::Relaxed) })*
+            $($(#[$doc])* pub fn $name(&self) -> u64 { self.$name.load() })*
         }
     };
 }
@@ -23,8 +29,16 @@ counters! {
     connections_rejected,
     /// Requests that were read, refused ones included.
     commands,
-    /// Error replies that were sent.
-    errors,
+    /// Connections closed because of what is no request, or is too large.
+    protocol_errors,
+    /// Connections that CLIENT KILL closed.
+    killed,
+    /// Connections closed because nothing came for `limits.idle_timeout`.
+    idle_closed,
+    /// Connections cut because their clients did not read their replies.
+    stalled,
+    /// Requests that were refused because all connections together held too much, see `budget`.
+    over_budget,
     /// Reads of a key that was there.
     hits,
     /// Reads of a key that was not.
@@ -41,6 +55,10 @@ struct Counter(AtomicU64);
 impl Counter {
     fn add(&self, n: u64) {
         self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    fn load(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
     }
 }
 
@@ -60,8 +78,62 @@ impl Counters {
         self.commands.add(1);
     }
 
-    pub(super) fn on_error(&self) {
-        self.errors.add(1);
+    /// Error replies that were made.
+    pub fn errors(&self) -> u64 {
+        self.errors.iter().map(Counter::load).sum()
+    }
+
+    /// Error replies with this code.
+    pub fn errors_of(&self, code: Code) -> u64 {
+        let by_code = Code::ALL.iter().zip(&self.errors);
+        by_code
+            .filter(|(of, _)| **of == code)
+            .map(|(_, counter)| counter.load())
+            .sum()
+    }
+
+    pub(super) fn on_error(&self, code: Code) {
+        let place = Code::ALL.iter().position(|of| *of == code);
+        if let Some(counter) = place.and_then(|place| self.errors.get(place)) {
+            counter.add(1);
+        }
+    }
+
+    pub(super) fn on_protocol_error(&self) {
+        self.protocol_errors.add(1);
+    }
+
+    pub(super) fn on_killed(&self) {
+        self.killed.add(1);
+    }
+
+    pub(super) fn on_idle_closed(&self) {
+        self.idle_closed.add(1);
+    }
+
+    pub(super) fn on_stalled(&self) {
+        self.stalled.add(1);
+    }
+
+    pub(super) fn on_over_budget(&self) {
+        self.over_budget.add(1);
+    }
+
+    /// CONFIG RESETSTAT: all at 0 but those that say what is now.
+    pub(super) fn reset(&self) {
+        let counters = [
+            &self.connections_received,
+            &self.connections_rejected,
+            &self.commands,
+            &self.hits,
+            &self.misses,
+            &self.bytes_in,
+            &self.bytes_out,
+        ];
+        counters
+            .into_iter()
+            .chain(&self.errors)
+            .for_each(|counter| counter.0.store(0, Ordering::Relaxed));
     }
 
     pub(super) fn on_lookup(&self, found: bool) {

@@ -13,7 +13,7 @@ use crate::node::{
 };
 use crate::raft::{Index, NodeId, Term};
 
-use super::{Options, Service, serve_connection};
+use super::{Ends, Options, Service, serve_connection};
 
 /// The time of all entries: 2026-01-01.
 const NOW_MS: u64 = 1_767_225_600_000;
@@ -51,7 +51,11 @@ impl Fake {
     pub(super) fn connect_with(&self, pipe_bytes: usize) -> DuplexStream {
         let (client, server) = duplex(pipe_bytes);
         let (service, shutdown) = (self.service.clone(), self.shutdown.clone());
-        tokio::spawn(serve_connection(service, server, "test:1".into(), shutdown));
+        let ends = Ends {
+            client: "test:1".into(),
+            local: "test:2".into(),
+        };
+        tokio::spawn(serve_connection(service, server, ends, shutdown));
         client
     }
 

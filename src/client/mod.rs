@@ -15,32 +15,40 @@
 //! one connection are applied in their order because they travel to the leader in it.
 //!
 //! **Bounds.** A connection has at most 1024 requests under way, and some MiB of them; past it, and while its
-//! client does not read replies, nothing more is read from its socket. Nothing that comes from a socket ends
-//! in a panic.
+//! client does not read replies, nothing more is read from its socket. All connections together have a bound of
+//! their own, see `budget`. Nothing that comes from a socket ends in a panic.
+//!
+//! **For operators.** `registry` knows all connections, `settings` what can change while the node runs, `stats` and
+//! `slowlog` how long commands took; `administration` answers for them, `info` puts it on one page.
 //!
 //! This layer knows nothing of Raft, the log, or other nodes beyond what [`Node`] tells.
 //!
-//! Missing: users and permissions (the table's flags are there for them), TLS, MULTI, FEED, CLIENT LIST
-//! and KILL.
+//! Missing: users and permissions (the table's flags are there for them), TLS, MULTI, FEED.
 
 mod accept;
+mod administration;
+mod budget;
 mod codec;
 mod connection;
 mod counters;
 #[cfg(test)]
 mod fake;
+mod info;
 pub(crate) mod line;
 mod pages;
+mod registry;
 mod reply;
 pub(crate) mod resp;
 mod session;
+mod settings;
+mod slowlog;
+mod stats;
 mod table;
 #[cfg(test)]
 mod transcripts;
 mod walk;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -49,8 +57,11 @@ use crate::kv::Error;
 use crate::node::{Node, ReadMode};
 
 pub use accept::serve;
-pub use connection::serve_connection;
+pub use connection::{Ends, serve_connection};
 pub use counters::Counters;
+
+/// What all connections together may hold of requests and replies, beyond a small allowance for each.
+const BUFFERED_MAX_BYTES: usize = 256 << 20;
 
 /// What the client layer is told by the configuration.
 #[derive(Clone, Debug)]
@@ -69,6 +80,14 @@ pub struct Options {
     pub read_mode: ReadMode,
     /// The port of `listen.client`, for INFO.
     pub tcp_port: u16,
+    /// `limits.max_pending`, for CONFIG GET; the node itself heeds it.
+    pub max_pending: usize,
+    /// `limits.max_memory` in bytes, 0 without a bound; for INFO and CONFIG GET, as the next two.
+    pub max_memory_bytes: u64,
+    /// `limits.request_timeout`.
+    pub request_timeout: Duration,
+    /// `storage.fsync`.
+    pub fsync: bool,
 }
 
 impl Default for Options {
@@ -81,6 +100,10 @@ impl Default for Options {
             once_window: Duration::from_secs(3600),
             read_mode: ReadMode::Quorum,
             tcp_port: 7238,
+            max_pending: 65_536,
+            max_memory_bytes: 0,
+            request_timeout: Duration::from_secs(4),
+            fsync: true,
         }
     }
 }
@@ -91,8 +114,13 @@ pub struct Service {
     node: Node,
     options: Options,
     counters: Counters,
+    settings: settings::Settings,
+    commands: stats::CommandStats,
+    clients: Arc<registry::Registry>,
+    slowlog: Mutex<slowlog::Slowlog>,
+    snapshots: administration::Snapshots,
+    budget: budget::Budget,
     cursors: Mutex<walk::Cursors>,
-    clients: AtomicU64,
     started: Instant,
 }
 
@@ -101,10 +129,15 @@ impl Service {
     pub fn new(node: Node, options: Options) -> Arc<Service> {
         Arc::new(Service {
             node,
+            settings: settings::Settings::new(&options),
             options,
             counters: Counters::default(),
+            commands: stats::CommandStats::new(),
+            clients: Arc::default(),
+            slowlog: Mutex::new(slowlog::Slowlog::new()),
+            snapshots: administration::Snapshots::default(),
+            budget: budget::Budget::new(BUFFERED_MAX_BYTES),
             cursors: Mutex::new(walk::Cursors::new()),
-            clients: AtomicU64::new(0),
             started: Instant::now(),
         })
     }
@@ -119,13 +152,13 @@ impl Service {
         &self.options
     }
 
-    fn uptime(&self) -> Duration {
-        self.started.elapsed()
+    /// What all connections together hold of requests and replies, beyond a small allowance for each, in bytes.
+    pub fn buffered_bytes(&self) -> u64 {
+        self.budget.used() as u64
     }
 
-    /// The number of a new connection, from 1 on.
-    fn next_client_id(&self) -> u64 {
-        self.clients.fetch_add(1, Ordering::Relaxed) + 1
+    fn uptime(&self) -> Duration {
+        self.started.elapsed()
     }
 
     fn remember_cursor(&self, key: Bytes) -> u64 {
@@ -136,10 +169,16 @@ impl Service {
         self.cursors().resolve(cursor)
     }
 
-    fn cursors(&self) -> std::sync::MutexGuard<'_, walk::Cursors> {
-        // Nothing panics while it holds the lock; if it did, the cursors would still be whole.
-        self.cursors
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn cursors(&self) -> MutexGuard<'_, walk::Cursors> {
+        lock(&self.cursors)
     }
+
+    fn slowlog(&self) -> MutexGuard<'_, slowlog::Slowlog> {
+        lock(&self.slowlog)
+    }
+}
+
+/// Nothing panics while it holds one of these locks; if it did, what is inside would still be whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,5 @@
-//! Pages made of the node's status: INFO for programs, STATUS for people, RAFT MEMBERS for both.
+//! Answers made of the node's status: STATUS for people, RAFT MEMBERS, ROLE and their like for programs. INFO is in
+//! `info`.
 
 use std::fmt::Write;
 
@@ -8,8 +9,8 @@ use crate::kv::Reply;
 use crate::node::{Member, Role, Status};
 
 use super::Service;
-use super::reply::Response;
-use super::session::REDIS_VERSION;
+use super::info::{Memory, info};
+use super::reply::{Response, value};
 use super::table::Page;
 
 /// The page's answer.
@@ -22,6 +23,10 @@ pub(crate) fn render(page: &Page, status: &Status, service: &Service) -> Respons
             let members = status.members.iter().map(|member| entry(status, member));
             Response::Reply(Reply::List(members.collect()))
         }
+        Page::Role => role(status).into(),
+        Page::Wait => Reply::Integer(replicas(status)).into(),
+        Page::LastSave => Reply::Integer((status.snapshot_ms / 1000) as i64).into(),
+        Page::MemoryStats => memory_stats(status, service),
     }
 }
 
@@ -37,6 +42,76 @@ fn entry(status: &Status, member: &Member) -> Reply {
         Reply::Value(Bytes::from(member.client.clone())),
         matched.unwrap_or(Reply::Nil),
     ])
+}
+
+/// ROLE, as Redis answers it on a master or on a slave.
+fn role(status: &Status) -> Reply {
+    let offset = Reply::Integer(status.commit.0 as i64);
+    if status.role != Role::Leader {
+        let (host, port) = leader_address(status);
+        let is_known = status.leader.is_some();
+        return Reply::List(vec![
+            value("slave"),
+            value(host),
+            Reply::Integer(port.into()),
+            value(if is_known { "connected" } else { "connect" }),
+            offset,
+        ]);
+    }
+    let others = status.members.iter().filter(|member| member.id != status.node);
+    let others = others.map(|member| {
+        let (host, port) = split_address(&member.client);
+        let matched = member.progress.map_or(0, |progress| progress.match_index.0);
+        Reply::List(vec![value(host), value(port), value(matched.to_string())])
+    });
+    Reply::List(vec![value("master"), offset, Reply::List(others.collect())])
+}
+
+/// Host and port of the leader for clients; empty and 0 while none is known.
+pub(super) fn leader_address(status: &Status) -> (&str, u16) {
+    let leader = status
+        .members
+        .iter()
+        .find(|member| Some(member.id) == status.leader);
+    let (host, port) = leader.map_or(("", "0"), |leader| split_address(&leader.client));
+    (host, port.parse().unwrap_or(0))
+}
+
+fn split_address(address: &str) -> (&str, &str) {
+    address.rsplit_once(':').unwrap_or((address, "0"))
+}
+
+/// On how many nodes beside the leader everything surely is that was answered before: what the leader knows of each,
+/// and elsewhere the rest of a majority.
+fn replicas(status: &Status) -> i64 {
+    let voters = status.members.iter().filter(|member| member.voter).count();
+    if status.role != Role::Leader {
+        return (voters / 2) as i64;
+    }
+    let others = status.members.iter().filter(|member| member.id != status.node);
+    let has_all = |member: &&Member| {
+        member
+            .progress
+            .is_some_and(|progress| progress.match_index >= status.commit)
+    };
+    others.filter(has_all).count().max(voters / 2) as i64
+}
+
+/// MEMORY STATS: those of Redis's figures that are known here.
+fn memory_stats(status: &Status, service: &Service) -> Response {
+    let integer = |number: u64| Reply::Integer(i64::try_from(number).unwrap_or(i64::MAX));
+    let per_key = status.bytes.checked_div(status.keys).unwrap_or(0);
+    let mut stats = vec![
+        ("keys.count", integer(status.keys)),
+        ("keys.bytes-per-key", integer(per_key)),
+        ("dataset.bytes", integer(status.bytes)),
+        ("clients.normal", integer(service.budget.used() as u64)),
+    ];
+    if let Some(memory) = Memory::of_this_process() {
+        stats.push(("resident.bytes", integer(memory.resident_bytes)));
+        stats.push(("peak.resident.bytes", integer(memory.peak_bytes)));
+    }
+    Response::map(stats)
 }
 
 fn lines(lines: Vec<String>) -> Reply {
@@ -111,146 +186,4 @@ fn member_line(status: &Status, member: &Member) -> String {
         );
     }
     line
-}
-
-/// The sections of INFO, in their order: name, title, lines.
-type Section = (&'static str, &'static str, fn(&Status, &Service) -> Vec<String>);
-
-const SECTIONS: [Section; 10] = [
-    ("server", "Server", server),
-    ("clients", "Clients", clients),
-    ("memory", "Memory", memory),
-    ("persistence", "Persistence", |_, _| vec!["loading:0".into()]),
-    ("stats", "Stats", stats),
-    ("replication", "Replication", replication),
-    ("cluster", "Cluster", |_, _| vec!["cluster_enabled:0".into()]),
-    ("raft", "Raft", raft),
-    ("errorstats", "Errorstats", |_, service| {
-        vec![format!("errorstat_all:count={}", service.counters().errors())]
-    }),
-    ("keyspace", "Keyspace", keyspace),
-];
-
-/// INFO: all sections, or those that were asked for.
-fn info(asked: &[String], status: &Status, service: &Service) -> Vec<String> {
-    let all = asked.is_empty()
-        || asked
-            .iter()
-            .any(|s| matches!(s.as_str(), "all" | "everything" | "default"));
-    let mut page = Vec::new();
-    for (name, title, fields) in SECTIONS {
-        if all || asked.iter().any(|section| section == name) {
-            if !page.is_empty() {
-                page.push(String::new());
-            }
-            page.push(format!("# {title}"));
-            page.extend(fields(status, service));
-        }
-    }
-    page
-}
-
-fn server(status: &Status, service: &Service) -> Vec<String> {
-    let uptime = service.uptime().as_secs();
-    vec![
-        format!("redis_version:{REDIS_VERSION}"),
-        format!("raftline_version:{}", env!("CARGO_PKG_VERSION")),
-        "redis_mode:standalone".into(),
-        format!("os:{} {}", std::env::consts::OS, std::env::consts::ARCH),
-        format!("arch_bits:{}", usize::BITS),
-        format!("process_id:{}", std::process::id()),
-        format!("run_id:{:024x}{:016x}", status.node.0, status.incarnation),
-        format!("tcp_port:{}", service.options().tcp_port),
-        format!("uptime_in_seconds:{uptime}"),
-        format!("uptime_in_days:{}", uptime / 86400),
-    ]
-}
-
-fn clients(_: &Status, service: &Service) -> Vec<String> {
-    vec![
-        format!("connected_clients:{}", service.counters().connections()),
-        format!("maxclients:{}", service.options().max_connections),
-        "blocked_clients:0".into(),
-    ]
-}
-
-fn memory(status: &Status, _: &Service) -> Vec<String> {
-    vec![
-        format!("used_memory:{}", status.bytes),
-        format!("used_memory_dataset:{}", status.bytes),
-        "maxmemory:0".into(),
-        "maxmemory_policy:noeviction".into(),
-    ]
-}
-
-fn stats(_: &Status, service: &Service) -> Vec<String> {
-    let counters = service.counters();
-    vec![
-        format!("total_connections_received:{}", counters.connections_received()),
-        format!("total_commands_processed:{}", counters.commands()),
-        format!("rejected_connections:{}", counters.connections_rejected()),
-        format!("total_net_input_bytes:{}", counters.bytes_in()),
-        format!("total_net_output_bytes:{}", counters.bytes_out()),
-        format!("total_error_replies:{}", counters.errors()),
-        format!("keyspace_hits:{}", counters.hits()),
-        format!("keyspace_misses:{}", counters.misses()),
-        "evicted_keys:0".into(),
-    ]
-}
-
-fn replication(status: &Status, _: &Service) -> Vec<String> {
-    let leads = status.role == Role::Leader;
-    let others = status.members.iter().filter(|member| member.id != status.node);
-    let mut section = vec![format!("role:{}", if leads { "master" } else { "slave" })];
-    if leads {
-        section.push(format!("connected_slaves:{}", others.count()));
-    } else {
-        let leader = status
-            .members
-            .iter()
-            .find(|member| Some(member.id) == status.leader);
-        let (host, port) = leader
-            .and_then(|leader| leader.client.rsplit_once(':'))
-            .unwrap_or(("", "0"));
-        section.push(format!("master_host:{host}"));
-        section.push(format!("master_port:{port}"));
-        section.push(format!(
-            "master_link_status:{}",
-            if leader.is_some() { "up" } else { "down" }
-        ));
-        section.push("slave_read_only:0".into());
-        section.push("connected_slaves:0".into());
-    }
-    let cluster_id = u128::from_be_bytes(status.cluster_id.unwrap_or_default());
-    section.push(format!("master_replid:{cluster_id:040x}"));
-    section.push(format!("master_repl_offset:{}", status.commit));
-    section
-}
-
-fn raft(status: &Status, _: &Service) -> Vec<String> {
-    vec![
-        format!("raft_cluster:{}", status.cluster),
-        format!("raft_node:{}", status.node),
-        format!("raft_role:{}", status.role.as_str()),
-        format!("raft_term:{}", status.term),
-        format!("raft_leader:{}", status.leader.unwrap_or_default()),
-        format!("raft_commit_index:{}", status.commit),
-        format!("raft_last_applied:{}", status.applied),
-        format!("raft_first_index:{}", status.first_index),
-        format!("raft_last_index:{}", status.last_index),
-        format!("raft_snapshot_index:{}", status.snapshot_index),
-        format!("raft_members:{}", status.members.len()),
-        format!("raft_pending:{}", status.pending),
-        format!("raft_state_hash:{:016x}", status.state_hash),
-    ]
-}
-
-fn keyspace(status: &Status, _: &Service) -> Vec<String> {
-    if status.keys == 0 {
-        return vec![];
-    }
-    vec![format!(
-        "db0:keys={},expires={},avg_ttl=0",
-        status.keys, status.expiring_keys
-    )]
 }

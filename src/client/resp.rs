@@ -197,7 +197,7 @@ pub(crate) fn encode(reply: &Reply, resp3: bool, out: &mut BytesMut) {
     }
 }
 
-/// Appends the head of a list (`*`), map (`%`) or bulk string (`$`) of `len`.
+/// Appends the head of a list (`*`), map (`%`), set (`~`), bulk (`$`) or verbatim string (`=`) of `len`.
 pub(crate) fn head(kind: u8, len: u64, out: &mut BytesMut) {
     put_number(kind, i64::try_from(len).unwrap_or(i64::MAX), out);
     out.put_slice(b"\r\n");
@@ -208,6 +208,14 @@ pub(crate) fn encode_bulk(bytes: &[u8], out: &mut BytesMut) {
     out.reserve(bytes.len() + 24);
     head(b'$', bytes.len() as u64, out);
     out.put_slice(bytes);
+    out.put_slice(b"\r\n");
+}
+
+/// Appends a text as RESP3's verbatim string, which programs show as it is.
+pub(crate) fn encode_verbatim(text: &str, out: &mut BytesMut) {
+    head(b'=', text.len() as u64 + 4, out);
+    out.put_slice(b"txt:");
+    out.put_slice(text.as_bytes());
     out.put_slice(b"\r\n");
 }
 

@@ -4,6 +4,10 @@
 //! The rows are grouped in families, one file each. A command with words of its own under it (`RAFT STATUS`,
 //! `CLIENT ID`) is one row for the look-up, whose `parse` goes on; its words are listed for `HELP`.
 
+mod absent;
+mod acl;
+mod client;
+mod command;
 mod connection;
 mod expiry;
 mod keys;
@@ -11,7 +15,9 @@ mod leases;
 mod node;
 mod once;
 mod scans;
+mod server;
 mod strings;
+mod syntax;
 
 use std::sync::LazyLock;
 
@@ -21,6 +27,7 @@ use crate::base::escape;
 use crate::kv::{Code, Command, Error, KEY_MAX_BYTES, Query, Reply, Scan};
 use crate::node::{Operation, ReadMode};
 
+use super::administration::Administration;
 use super::reply::Response;
 use super::resp::integer;
 
@@ -87,6 +94,16 @@ impl Keys {
         last: -1,
         step: 2,
     };
+
+    /// Where the keys are among so many words.
+    fn places(self, words: usize) -> impl Iterator<Item = usize> {
+        let end = match usize::try_from(self.last) {
+            _ if self.step <= 0 => 0,
+            Ok(last) => words.min(last + 1),
+            Err(_) => words,
+        };
+        (self.first as usize..end).step_by(self.step.max(1) as usize)
+    }
 }
 
 /// What a request asks for, once its words are understood.
@@ -111,8 +128,12 @@ pub(crate) enum Action {
     RandomKey,
     /// What the node is to do beside reads and writes: hand over, change the membership, compare states.
     Operate(Operation),
+    /// What is made of the value of a key: the read, the key again, and what to make of it; nothing if it is absent.
+    OfValue(Query, Bytes, fn(&[u8], &[u8]) -> Reply),
     /// A page made of the node's status.
     Page(Page),
+    /// Asked of the process rather than of the cluster.
+    Administer(Administration),
     /// Answered here and now.
     Answer(Response),
     /// Concerns this connection.
@@ -165,6 +186,14 @@ pub(crate) enum Page {
     Json,
     /// RAFT MEMBERS.
     Members,
+    /// ROLE.
+    Role,
+    /// WAIT.
+    Wait,
+    /// LASTSAVE.
+    LastSave,
+    /// MEMORY STATS.
+    MemoryStats,
 }
 
 /// What concerns one connection.
@@ -177,8 +206,14 @@ pub(crate) enum ConnectionAction {
         /// SETNAME.
         name: Option<String>,
     },
-    /// READ.
+    /// READ, READONLY.
     ReadMode(ReadMode),
+    /// READWRITE.
+    DefaultReadMode,
+    /// CLIENT REPLY ON, OFF.
+    Replies(bool),
+    /// CLIENT REPLY SKIP.
+    SkipReply,
     /// CLIENT SETNAME.
     SetName(String),
     /// CLIENT SETINFO: `lib-name` or `lib-ver`, and its value.
@@ -213,33 +248,80 @@ pub(crate) struct Args<'a> {
     words: &'a [Bytes],
 }
 
+/// A command under a command: its name, its further words, what it does.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Under(&'static str, &'static str, &'static str);
+
+/// The families, in the order of HELP, by Redis's names for such groups.
+const FAMILIES: [(&str, &[Row]); 9] = [
+    ("string", strings::ROWS),
+    ("generic", expiry::ROWS),
+    ("generic", keys::ROWS),
+    ("generic", leases::ROWS),
+    ("generic", once::ROWS),
+    ("generic", scans::ROWS),
+    ("server", node::ROWS),
+    ("server", server::ROWS),
+    ("connection", connection::ROWS),
+];
+
 /// The rows, in the order of HELP.
 pub(crate) fn rows() -> impl Iterator<Item = &'static Row> {
-    let families = [
-        strings::ROWS,
-        expiry::ROWS,
-        keys::ROWS,
-        leases::ROWS,
-        once::ROWS,
-        scans::ROWS,
-        node::ROWS,
-        connection::ROWS,
-    ];
-    families.into_iter().flatten()
+    FAMILIES.into_iter().flat_map(|(_, rows)| rows)
 }
 
-/// The row of this name, in any case.
-pub(crate) fn find(name: &[u8]) -> Option<&'static Row> {
+/// The name of the family of a row.
+fn group(row: &Row) -> &'static str {
+    let has = |rows: &[Row]| rows.iter().any(|other| other.name == row.name);
+    FAMILIES
+        .into_iter()
+        .find(|(_, rows)| has(rows))
+        .map_or("", |(group, _)| group)
+}
+
+/// Where a row is in [`sorted`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place(pub(crate) usize);
+
+/// The rows by name.
+pub(crate) fn sorted() -> &'static [&'static Row] {
     static SORTED: LazyLock<Vec<&'static Row>> = LazyLock::new(|| {
         let mut all: Vec<_> = rows().collect();
         all.sort_by_key(|row| row.name);
         all
     });
+    &SORTED
+}
+
+/// Where the row of this name is, in any case.
+pub(crate) fn place(name: &[u8]) -> Option<Place> {
     let folded = || name.iter().map(u8::to_ascii_uppercase);
-    let place = SORTED
-        .binary_search_by(|row| row.name.bytes().cmp(folded()))
-        .ok()?;
-    SORTED.get(place).copied()
+    let place = sorted().binary_search_by(|row| row.name.bytes().cmp(folded()));
+    place.ok().map(Place)
+}
+
+/// The row there.
+pub(crate) fn at(place: Place) -> Option<&'static Row> {
+    sorted().get(place.0).copied()
+}
+
+/// The row of this name, in any case.
+pub(crate) fn find(name: &[u8]) -> Option<&'static Row> {
+    place(name).and_then(at)
+}
+
+/// The lines of HELP for the commands under a command.
+fn help_under(name: &str, under: &'static [Under]) -> impl Iterator<Item = String> {
+    let line = move |Under(under, syntax, summary): &Under| {
+        let blank = if syntax.is_empty() { "" } else { " " };
+        format!("{name} {under}{blank}{syntax} - {summary}")
+    };
+    under.iter().map(line)
+}
+
+/// The answer to the HELP of a command with others under it.
+fn help_of(name: &str, under: &'static [Under]) -> Response {
+    Response::words(help_under(name, under))
 }
 
 /// Reads a request.
@@ -252,8 +334,7 @@ pub(crate) fn parse(words: &[Bytes]) -> Result<Action, Error> {
         return Err(unknown(name, words.get(1..).unwrap_or_default()));
     };
     let args = Args { row, words };
-    let count = i32::try_from(words.len()).unwrap_or(i32::MAX);
-    if count != row.arity && (row.arity >= 0 || count < -row.arity) {
+    if !row.takes(words.len()) {
         return Err(args.wrong_number());
     }
     args.check_keys()?;
@@ -265,10 +346,13 @@ impl Action {
     pub(crate) fn kind(&self) -> Kind {
         match self {
             Action::Write(_) | Action::Once { .. } | Action::Operate(_) => Kind::Write,
-            Action::Query(_) | Action::Walk(_) | Action::Scan(_) | Action::RandomKey | Action::Page(_) => {
-                Kind::Read
-            }
-            Action::Answer(_) | Action::Connection(_) => Kind::Local,
+            Action::Query(_)
+            | Action::OfValue(..)
+            | Action::Walk(_)
+            | Action::Scan(_)
+            | Action::RandomKey
+            | Action::Page(_) => Kind::Read,
+            Action::Answer(_) | Action::Administer(_) | Action::Connection(_) => Kind::Local,
         }
     }
 }
@@ -278,6 +362,12 @@ impl Row {
     pub(crate) fn help(&self) -> String {
         let blank = if self.syntax.is_empty() { "" } else { " " };
         format!("{}{blank}{} - {}", self.name, self.syntax, self.summary)
+    }
+
+    /// Whether a request of so many words, the name included, may be one.
+    pub(crate) fn takes(&self, words: usize) -> bool {
+        let count = i32::try_from(words).unwrap_or(i32::MAX);
+        count == self.arity || (self.arity < 0 && count >= -self.arity)
     }
 
     /// Whether HELP and COMMAND show it.
@@ -375,19 +465,8 @@ impl Args<'_> {
     }
 
     fn check_keys(&self) -> Result<(), Error> {
-        let keys = self.row.keys;
-        if keys.step <= 0 {
-            return Ok(());
-        }
-        let end = if keys.last < 0 {
-            self.len()
-        } else {
-            keys.last as usize + 1
-        };
-        for at in (keys.first as usize..end.min(self.len())).step_by(keys.step as usize) {
-            self.check_key(at)?;
-        }
-        Ok(())
+        let mut places = self.row.keys.places(self.len());
+        places.try_for_each(|at| self.check_key(at))
     }
 
     fn check_key(&self, at: usize) -> Result<(), Error> {
@@ -433,8 +512,14 @@ const fn later(name: &'static str) -> Row {
     }
 }
 
-/// Redis's sentence, in which each word is followed by a blank.
+/// Redis's sentence, in which each word is followed by a blank; or what is here instead of Redis's command.
 fn unknown(name: &[u8], args: &[Bytes]) -> Error {
+    if let Some(instead) = absent::instead(name) {
+        return err(format!(
+            "unknown command '{}'; {instead}",
+            escape::excerpt(name, 128)
+        ));
+    }
     let mut shown = String::new();
     for word in args {
         if shown.len() >= 128 {

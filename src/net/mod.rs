@@ -111,6 +111,7 @@ pub fn is_closed_by_peer(error: &io::Error) -> bool {
 pub struct Acceptor {
     listener: TcpListener,
     slots: Arc<Semaphore>,
+    connections_max: usize,
     limit: LogLimit,
 }
 
@@ -135,12 +136,19 @@ pub struct Slot {
 impl Acceptor {
     /// Accepts from `listener`, with at most `connections_max` open at a time.
     pub fn new(listener: TcpListener, connections_max: usize) -> Acceptor {
-        let slots = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
+        let connections_max = connections_max.min(Semaphore::MAX_PERMITS);
+        let slots = Arc::new(Semaphore::new(connections_max));
         Acceptor {
             listener,
             slots,
+            connections_max,
             limit: LogLimit::default(),
         }
+    }
+
+    /// How many connections are open.
+    pub fn open(&self) -> usize {
+        self.connections_max - self.slots.available_permits()
     }
 
     /// The next connection. Errors are waited out and logged. Nothing is lost if the future is dropped.

@@ -34,6 +34,8 @@ pub(super) struct Compaction {
     not_before: Ticks,
     /// Who waits for a snapshot.
     waiting: Vec<Waiting>,
+    /// When the newest snapshot was written here; of one that was found at the start, the time of its last entry.
+    written_ms: u64,
 }
 
 #[derive(Debug)]
@@ -52,6 +54,19 @@ struct Waiting {
 }
 
 impl Compaction {
+    /// There is a snapshot from this time, or none (0).
+    pub fn new(written_ms: u64) -> Compaction {
+        Compaction {
+            written_ms,
+            ..Compaction::default()
+        }
+    }
+
+    /// When the newest snapshot was written, in milliseconds since 1970-01-01 UTC; 0 without one.
+    pub fn written_ms(&self) -> u64 {
+        self.written_ms
+    }
+
     /// How many wait for a snapshot.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
@@ -200,6 +215,7 @@ impl<C> Machine<C> {
         match result {
             Ok(committed) => {
                 tracing::info!(last = %header.last, bytes = committed.size_bytes, "snapshot written");
+                self.compaction.written_ms = self.now.wall_ms;
                 let under_way = self.compaction.under_way.as_ref();
                 let index = under_way.map_or(Index(0), |under_way| under_way.keep_after);
                 let term = self.raft.log().term_at(index).unwrap_or_default();
@@ -252,6 +268,7 @@ impl<C> Machine<C> {
             self.finish(origin, Reply::error(Code::UnknownResult, text), host);
         }
         self.compaction.dropping = None;
+        self.compaction.written_ms = self.now.wall_ms;
         self.compaction.there_is(last.index);
         if let Some(cluster_id) = self.store.cluster_id() {
             host.adopt_cluster_id(cluster_id);

@@ -118,7 +118,7 @@ impl<C> Machine<C> {
     /// A node with what was recovered: `store` is what the snapshot holds, or empty without one.
     pub fn new(options: Options, raft: Raft, store: Store, now: Now) -> Machine<C> {
         Machine {
-            compaction: Compaction::default(),
+            compaction: Compaction::new(store.time_ms()),
             roster: Roster::new(raft.id(), raft.membership(), now.ticks),
             options,
             now,

@@ -60,6 +60,7 @@ impl<C> Machine<C> {
             first_index: raft.first_index,
             last_index: raft.last_log.index,
             snapshot_index: self.raft.snapshot().last.index,
+            snapshot_ms: self.compaction.written_ms(),
             keys: self.store.len() as u64,
             bytes: self.store.bytes(),
             expiring_keys: self.store.expiring_len() as u64,

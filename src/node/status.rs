@@ -32,6 +32,8 @@ pub struct Status {
     pub last_index: Index,
     /// The last index that the newest snapshot covers; 0 without one.
     pub snapshot_index: Index,
+    /// When that snapshot was written here, in milliseconds since 1970-01-01 UTC; 0 without one.
+    pub snapshot_ms: u64,
     /// How many keys there are.
     pub keys: u64,
     /// Bytes of keys and values.

@@ -11,7 +11,7 @@ use crate::admin::Metrics;
 use crate::base::address::is_unspecified;
 use crate::client::{self, Service};
 use crate::config::Config;
-use crate::kv::Reply;
+use crate::kv::{Code, Reply};
 use crate::node::{self, MachineOptions, Node, NodeError, Operation, Outcome, Pulse, ReadMode};
 use crate::raft::{self, Addresses, Membership, Window};
 use crate::storage;
@@ -124,6 +124,10 @@ fn client_options(config: &Config, tcp_port: u16) -> client::Options {
             ReadMode::Quorum
         },
         tcp_port,
+        max_pending: config.limits.max_pending,
+        max_memory_bytes: config.limits.max_memory.unwrap_or(0),
+        request_timeout: config.limits.request_timeout,
+        fsync: config.storage.fsync,
         ..client::Options::default()
     }
 }
@@ -240,6 +244,10 @@ fn metrics(service: &Arc<Service>, transport: &Arc<OnceLock<Arc<Transport>>>) ->
     metrics.gauge("client_connections", "Clients that are connected", move || {
         clients.counters().connections()
     });
+    let clients = Arc::clone(service);
+    let help =
+        "What all connections together hold of requests and replies, beyond a small allowance for each";
+    metrics.gauge("client_buffered_bytes", help, move || clients.buffered_bytes());
     for (name, help, read) in PEER_COUNTERS {
         let transport = Arc::clone(transport);
         metrics.counter(name, help, move || {
@@ -251,7 +259,7 @@ fn metrics(service: &Arc<Service>, transport: &Arc<OnceLock<Arc<Transport>>>) ->
 
 type Row<C> = (&'static str, &'static str, fn(&C) -> u64);
 
-const CLIENT_COUNTERS: [Row<client::Counters>; 6] = [
+const CLIENT_COUNTERS: [Row<client::Counters>; 14] = [
     (
         "client_connections_received",
         "Clients that ever connected",
@@ -268,6 +276,42 @@ const CLIENT_COUNTERS: [Row<client::Counters>; 6] = [
         c.bytes_in()
     }),
     ("client_sent_bytes", "Bytes written to clients", |c| c.bytes_out()),
+    (
+        "client_protocol_errors",
+        "Connections closed because of what is no request, or is larger than limits.max_request",
+        |c| c.protocol_errors(),
+    ),
+    (
+        "client_idle_closed",
+        "Connections closed after limits.idle_timeout",
+        |c| c.idle_closed(),
+    ),
+    (
+        "client_stalled",
+        "Connections cut because their clients did not read their replies",
+        |c| c.stalled(),
+    ),
+    ("client_killed", "Connections closed by CLIENT KILL", |c| {
+        c.killed()
+    }),
+    (
+        "client_over_budget",
+        "Requests refused because all connections together held too much",
+        |c| c.over_budget(),
+    ),
+    (
+        "client_errors_busy",
+        "BUSY replies: over limits.max_pending, or over what can be done in time",
+        |c| c.errors_of(Code::Busy),
+    ),
+    ("client_errors_oom", "OOM replies: over limits.max_memory", |c| {
+        c.errors_of(Code::Oom)
+    }),
+    (
+        "client_errors_unknown_result",
+        "UNKNOWNRESULT replies: the outcome did not arrive within limits.request_timeout, or leadership was lost",
+        |c| c.errors_of(Code::UnknownResult),
+    ),
 ];
 
 const PEER_COUNTERS: [Row<transport::Counters>; 7] = [

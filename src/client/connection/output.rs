@@ -17,6 +17,9 @@ use super::{Connection, Phase, READ_MIN_BYTES, State, timed_out};
 /// Output is written when it has so many bytes, even if more is ready.
 const WRITE_BYTES: usize = 128 << 10;
 
+/// The same while all connections together hold too much.
+const WRITE_SHORT_BYTES: usize = 8 << 10;
+
 /// How long a closing connection is read on, so that the last reply is not lost with what was unread.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -41,6 +44,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
             answered += 1;
             match slot.state {
                 State::Waiting(_) => {}
+                _ if slot.is_silent => {}
                 State::Ready(response) => self.put(slot.encoding, &response).await?,
                 State::Walk(view, walk) => self.put_walk(slot.encoding, Walker::new(view, &walk)).await?,
                 State::Scan(view, from, step) => {
@@ -60,20 +64,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
             Response::Reply(Reply::List(replies)) => {
                 encoding.put_list_head(replies.len() as u64, &mut self.output);
                 for reply in replies {
-                    encoding.put(reply, &mut self.output);
+                    match reply {
+                        Reply::Value(value) => self.put_value(encoding, value).await?,
+                        reply => encoding.put(reply, &mut self.output),
+                    }
                     self.flush_if_full().await?;
                 }
             }
-            Response::Reply(reply) => {
-                if matches!(reply, Reply::Error(_)) {
-                    self.service.counters.on_error();
-                }
-                encoding.put(reply, &mut self.output);
-            }
-            Response::Page(lines) => encoding.put_page(lines, &mut self.output),
-            Response::Map(pairs) => encoding.put_map(pairs, &mut self.output),
+            Response::Reply(Reply::Value(value)) => self.put_value(encoding, value).await?,
+            other => encoding.put_response(other, &mut self.output),
         }
         self.flush_if_full().await
+    }
+
+    /// A large value is never copied as a whole.
+    async fn put_value(&mut self, encoding: Encoding, value: &[u8]) -> io::Result<()> {
+        let mut from = Some(0);
+        while let Some(at) = from {
+            self.flush_if_full().await?;
+            from = encoding.put_piece(value, at, &mut self.output);
+        }
+        Ok(())
     }
 
     async fn put_walk(&mut self, encoding: Encoding, mut walker: Walker) -> io::Result<()> {
@@ -120,25 +131,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
     }
 
     async fn flush_if_full(&mut self) -> io::Result<()> {
-        if self.output.len() < WRITE_BYTES {
-            Ok(())
-        } else {
-            self.flush().await
-        }
+        let is_full = match self.service.budget.is_over() {
+            true => self.output.len() >= WRITE_SHORT_BYTES,
+            false => self.output.len() >= WRITE_BYTES,
+        };
+        if !is_full { Ok(()) } else { self.flush().await }
     }
 
     async fn flush(&mut self) -> io::Result<()> {
         if self.output.is_empty() {
             return Ok(());
         }
+        self.settle();
         let mut rest = self.output.as_ref();
         while !rest.is_empty() {
             let written = timeout(self.service.options.stall_timeout, self.stream.write(rest)).await;
-            let written = written.map_err(|_| timed_out("the client does not read its replies"))??;
+            let written = written.map_err(|_| {
+                self.service.counters.on_stalled();
+                timed_out("the client does not read its replies")
+            })??;
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
             self.service.counters.on_written(written);
+            self.session.client().on_written(written);
             rest.advance(written);
         }
         self.output.clear();

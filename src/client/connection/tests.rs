@@ -240,11 +240,15 @@ async fn full_queues_are_busy_and_stopped_nodes_say_so() {
     let (node, queue) = crate::node::Node::channel(1);
     let service = crate::client::Service::new(node, Options::default());
     let shutdown = tokio_util::sync::CancellationToken::new();
+    let ends = |client: &str| crate::client::Ends {
+        client: client.into(),
+        local: String::new(),
+    };
     let (mut first, server) = tokio::io::duplex(1024);
     tokio::spawn(crate::client::serve_connection(
         service.clone(),
         server,
-        "a".into(),
+        ends("a"),
         shutdown.clone(),
     ));
     first.write_all(b"GET a\n").await.unwrap();
@@ -253,7 +257,7 @@ async fn full_queues_are_busy_and_stopped_nodes_say_so() {
     tokio::spawn(crate::client::serve_connection(
         service,
         server,
-        "b".into(),
+        ends("b"),
         shutdown,
     ));
     second.write_all(b"PING\nGET a\n").await.unwrap();

@@ -1,13 +1,9 @@
 //! Commands about the connection, most of them for client libraries that were written for Redis.
 
-use bytes::Bytes;
-
 use crate::kv::{Code, Error, Reply};
 use crate::node::ReadMode;
 
-use super::{
-    Action, Args, ConnectionAction, Flag, Keys, LibraryField, Response, Row, answer, err, find, later, rows,
-};
+use super::{Action, Args, ConnectionAction, Flag, Keys, Row, answer, err};
 
 pub(super) const ROWS: &[Row] = &[
     Row {
@@ -103,30 +99,28 @@ pub(super) const ROWS: &[Row] = &[
         summary: "logs in; an error while no users are configured",
     },
     Row {
-        name: "CLIENT",
-        arity: -2,
-        flags: &[Flag::Connection],
+        name: "READONLY",
+        arity: 1,
+        flags: &[Flag::Connection, Flag::Fast],
         keys: Keys::NONE,
-        parse: client,
-        syntax: "ID|INFO|GETNAME|SETNAME name|SETINFO LIB-NAME|LIB-VER value|NO-EVICT|NO-TOUCH ON|OFF",
-        summary: "what the server knows of this connection",
+        parse: |_| connection(ConnectionAction::ReadMode(ReadMode::Stale)),
+        syntax: "",
+        summary: "READ stale: this connection reads this node's own state",
     },
     Row {
-        name: "COMMAND",
-        arity: -1,
-        flags: &[Flag::Connection],
+        name: "READWRITE",
+        arity: 1,
+        flags: &[Flag::Connection, Flag::Fast],
         keys: Keys::NONE,
-        parse: command,
-        syntax: "[COUNT|LIST|INFO [name …]|DOCS [name …]]",
-        summary: "this table, for programs",
+        parse: |_| connection(ConnectionAction::DefaultReadMode),
+        syntax: "",
+        summary: "this connection reads as raft.read_mode says again",
     },
-    Row {
-        parse: |_| Err(err("This instance has cluster support disabled")),
-        ..later("CLUSTER")
-    },
+    super::client::ROW,
+    super::command::ROW,
 ];
 
-fn connection(action: ConnectionAction) -> Result<Action, Error> {
+pub(super) fn connection(action: ConnectionAction) -> Result<Action, Error> {
     Ok(Action::Connection(action))
 }
 
@@ -178,106 +172,11 @@ fn hello(args: &Args<'_>) -> Result<Action, Error> {
 }
 
 /// A name that CLIENT INFO can show: no blanks, nothing that does not print.
-fn client_text(args: &Args<'_>, at: usize, what: &str) -> Result<String, Error> {
+pub(super) fn client_text(args: &Args<'_>, at: usize, what: &str) -> Result<String, Error> {
     if args.bytes(at).len() > 256 || !args.bytes(at).iter().all(u8::is_ascii_graphic) {
         return Err(err(format!(
             "Client {what} cannot contain spaces, newlines or special characters, nor more than 256 of any."
         )));
     }
     Ok(args.text(at))
-}
-
-fn client(args: &Args<'_>) -> Result<Action, Error> {
-    let under = args.bytes(1).to_ascii_uppercase();
-    args.expect_len(match under.as_slice() {
-        b"ID" | b"INFO" | b"GETNAME" => 2,
-        b"SETNAME" | b"NO-EVICT" | b"NO-TOUCH" => 3,
-        b"SETINFO" => 4,
-        _ => return Err(args.unknown_under()),
-    })?;
-    match under.as_slice() {
-        b"ID" => connection(ConnectionAction::Id),
-        b"INFO" => connection(ConnectionAction::Info),
-        b"GETNAME" => connection(ConnectionAction::Name),
-        b"SETNAME" => connection(ConnectionAction::SetName(client_text(args, 2, "names")?)),
-        b"SETINFO" => {
-            let field = match args.bytes(2).to_ascii_uppercase().as_slice() {
-                b"LIB-NAME" => LibraryField::Name,
-                b"LIB-VER" => LibraryField::Version,
-                _ => return Err(err(format!("Unrecognized option '{}'", args.shown(2)))),
-            };
-            connection(ConnectionAction::SetLibrary(
-                field,
-                client_text(args, 3, "attributes")?,
-            ))
-        }
-        // Nothing is ever evicted here, so both are as wished.
-        _ if args.is(2, "ON") || args.is(2, "OFF") => answer(Reply::Ok),
-        _ => Err(args.syntax(2)),
-    }
-}
-
-fn command(args: &Args<'_>) -> Result<Action, Error> {
-    let shown = || rows().filter(|row| row.is_built());
-    if args.len() == 1 {
-        return answer(Reply::List(shown().map(command_info).collect()));
-    }
-    match args.bytes(1).to_ascii_uppercase().as_slice() {
-        b"COUNT" => {
-            args.expect_len(2)?;
-            answer(Reply::Integer(shown().count() as i64))
-        }
-        b"LIST" => {
-            args.expect_len(2)?;
-            answer(Reply::List(
-                shown().map(|row| text(row.name.to_ascii_lowercase())).collect(),
-            ))
-        }
-        b"INFO" if args.len() == 2 => answer(Reply::List(shown().map(command_info).collect())),
-        b"INFO" => {
-            let info = |at| find(args.bytes(at)).map_or(Reply::Nil, command_info);
-            answer(Reply::List((2..args.len()).map(info).collect()))
-        }
-        b"DOCS" if args.len() == 2 => Ok(Action::Answer(command_docs(shown()))),
-        b"DOCS" => Ok(Action::Answer(command_docs(
-            (2..args.len()).filter_map(|at| find(args.bytes(at))),
-        ))),
-        _ => Err(args.unknown_under()),
-    }
-}
-
-/// Redis's six: name, arity, flags, first key, last key, step.
-fn command_info(row: &'static Row) -> Reply {
-    let flags = row.flags.iter().filter_map(|flag| {
-        Some(Reply::Text(match flag {
-            Flag::Write => "write".into(),
-            Flag::Read => "readonly".into(),
-            Flag::Admin => "admin".into(),
-            Flag::Fast => "fast".into(),
-            Flag::Connection => return None,
-        }))
-    });
-    Reply::List(vec![
-        text(row.name.to_ascii_lowercase()),
-        Reply::Integer(row.arity.into()),
-        Reply::List(flags.collect()),
-        Reply::Integer(row.keys.first.into()),
-        Reply::Integer(row.keys.last.into()),
-        Reply::Integer(row.keys.step.into()),
-    ])
-}
-
-fn command_docs(rows: impl Iterator<Item = &'static Row>) -> Response {
-    let doc = |row: &'static Row| {
-        let fields = [("summary", row.help()), ("group", "raftline".into())];
-        let fields = fields
-            .into_iter()
-            .flat_map(|(name, value)| [text(name.into()), text(value)]);
-        (row.name.to_ascii_lowercase(), Reply::List(fields.collect()))
-    };
-    Response::Map(rows.map(doc).collect())
-}
-
-fn text(text: String) -> Reply {
-    Reply::Value(Bytes::from(text))
 }

@@ -1,10 +1,8 @@
 //! LEASE: keys that go together, unless somebody keeps them alive.
 
-use bytes::Bytes;
+use crate::kv::{Command, Error, LIFE_MAX_MS, Query};
 
-use crate::kv::{Command, Error, LIFE_MAX_MS, Query, Reply};
-
-use super::{Action, Args, Flag, Keys, Row, answer, err};
+use super::{Action, Args, Flag, Keys, Row, Under, err, help_of};
 
 pub(super) const ROWS: &[Row] = &[Row {
     name: "LEASE",
@@ -16,26 +14,26 @@ pub(super) const ROWS: &[Row] = &[Row {
     summary: "keys set with LEASE id go all at once when nobody keeps the lease alive; HELP LEASE says more",
 }];
 
-/// The commands under LEASE: name, words after it, what they do.
-const LEASE_HELP: [(&str, &str, &str); 5] = [
-    (
+/// The commands under LEASE.
+pub(super) const UNDER: &[Under] = &[
+    Under(
         "GRANT",
         "ms",
         "a new lease that lives so long; its id, a number that only grows: hand it on with what you do under a lock, \
          and refuse there what comes with a smaller one",
     ),
-    (
+    Under(
         "KEEPALIVE",
         "id",
         "starts the lease's life anew; the milliseconds that it lives from now on",
     ),
-    ("REVOKE", "id", "ends the lease now; how many keys went with it"),
-    (
+    Under("REVOKE", "id", "ends the lease now; how many keys went with it"),
+    Under(
         "INFO",
         "id",
         "its life and what remains of it in milliseconds, and its keys",
     ),
-    ("HELP", "", "this list"),
+    Under("HELP", "", "this list"),
 ];
 
 fn lease(args: &Args<'_>) -> Result<Action, Error> {
@@ -50,18 +48,9 @@ fn lease(args: &Args<'_>) -> Result<Action, Error> {
         b"INFO" => Ok(Action::Query(Query::Lease(only_id(args)?))),
         b"HELP" => args
             .expect_len(2)
-            .and_then(|()| answer(Reply::List(lease_help()))),
+            .map(|()| Action::Answer(help_of("LEASE", UNDER))),
         _ => Err(args.unknown_under()),
     }
-}
-
-/// The lines about the commands under LEASE.
-pub(super) fn lease_help() -> Vec<Reply> {
-    let line = |(name, words, help): (&str, &str, &str)| {
-        let blank = if words.is_empty() { "" } else { " " };
-        Reply::Value(Bytes::from(format!("LEASE {name}{blank}{words} - {help}")))
-    };
-    LEASE_HELP.into_iter().map(line).collect()
 }
 
 /// How long something is to live, in milliseconds.

@@ -1,17 +1,17 @@
 //! Commands about the node and its cluster.
 
+use std::iter::once;
+
 use bytes::Bytes;
 
 use crate::base::address::{is_address, is_unspecified};
-use crate::base::escape;
-use crate::base::glob::Glob;
 use crate::kv::{Error, Reply};
 use crate::node::{MembershipChange, Operation};
 use crate::raft::{Addresses, NodeId};
 
-use super::leases::lease_help;
-use super::once::session_help;
-use super::{Action, Args, Flag, Keys, Page, Row, answer, err, find, later, rows};
+use super::{
+    Action, Args, Flag, Keys, Page, Row, Under, answer, command, err, find, help_of, help_under, later, rows,
+};
 
 pub(super) const ROWS: &[Row] = &[
     Row {
@@ -53,15 +53,6 @@ pub(super) const ROWS: &[Row] = &[
         syntax: "STATUS|MEMBERS|ADD|PROMOTE|REMOVE|TRANSFER|SNAPSHOT|VERIFY|REBUILD|HELP",
         summary: "the consensus underneath: its status, its members and their changes",
     },
-    Row {
-        name: "CONFIG",
-        arity: -2,
-        flags: &[Flag::Admin],
-        keys: Keys::NONE,
-        parse: config,
-        syntax: "GET pattern …",
-        summary: "what programs written for Redis ask for; the configuration is a file",
-    },
     later("FEED"),
     later("UNFEED"),
     later("MULTI"),
@@ -71,62 +62,64 @@ pub(super) const ROWS: &[Row] = &[
     later("UNWATCH"),
 ];
 
-/// The commands under RAFT: name, further words, help.
-const RAFT_HELP: [(&str, &str, &str); 10] = [
-    (
+/// The commands under RAFT.
+pub(super) const RAFT_UNDER: &[Under] = &[
+    Under(
         "STATUS",
         "",
         "this node's picture of itself and the cluster, one JSON object",
     ),
-    (
+    Under(
         "MEMBERS",
         "",
         "a list per member: id, role, peer address, client address, match index (_ but on the leader)",
     ),
-    (
+    Under(
         "ADD",
-        " id peer client [VOTER]",
+        "id peer client [VOTER]",
         "takes a node in, or back with an empty data folder; +OK when that is committed; it is a learner until it \
          has caught up, and with VOTER +OK waits for that, at least 60 s",
     ),
-    (
+    Under(
         "PROMOTE",
-        " id",
+        "id",
         "makes a learner that has caught up a voter, which also comes by itself; +OK when committed",
     ),
-    (
+    Under(
         "REMOVE",
-        " id",
+        "id",
         "takes a node out; +OK when committed; a leader hands over then",
     ),
-    (
+    Under(
         "VERIFY",
         "",
         "compares the state of all nodes at one index; +OK when all are the same, else who differs",
     ),
-    (
+    Under(
         "REBUILD",
         "",
         "on this node: marks its data to be fetched anew and ends it; started again, it fetches all from the others",
     ),
-    (
+    Under(
         "TRANSFER",
-        " [id]",
+        "[id]",
         "hands leadership to this voter, or to the most up-to-date one; +OK when done",
     ),
-    (
+    Under(
         "SNAPSHOT",
         "",
         "this node writes a snapshot of its state now and drops the log behind it; +OK when done",
     ),
-    ("HELP", "", "this list"),
+    Under("HELP", "", "this list"),
 ];
 
 fn raft(args: &Args<'_>) -> Result<Action, Error> {
     match args.bytes(1).to_ascii_uppercase().as_slice() {
         b"STATUS" => args.expect_len(2).map(|()| Action::Page(Page::Json)),
         b"MEMBERS" => args.expect_len(2).map(|()| Action::Page(Page::Members)),
-        b"HELP" => args.expect_len(2).and_then(|()| answer(Reply::List(raft_help()))),
+        b"HELP" => args
+            .expect_len(2)
+            .map(|()| Action::Answer(help_of("RAFT", RAFT_UNDER))),
         b"TRANSFER" if args.len() == 2 => Ok(Action::Operate(Operation::Transfer(None))),
         b"TRANSFER" => Ok(Action::Operate(Operation::Transfer(Some(only_id(args)?)))),
         b"ADD" => add(args),
@@ -189,11 +182,6 @@ fn address(args: &Args<'_>, at: usize) -> Result<String, Error> {
     Ok(text)
 }
 
-fn raft_help() -> Vec<Reply> {
-    let line = |(name, words, help)| line(format!("RAFT {name}{words} - {help}"));
-    RAFT_HELP.into_iter().map(line).collect()
-}
-
 fn help(args: &Args<'_>) -> Result<Action, Error> {
     if args.len() == 1 {
         let lines = rows().filter(|row| row.is_built()).map(|row| line(row.help()));
@@ -205,51 +193,8 @@ fn help(args: &Args<'_>) -> Result<Action, Error> {
             args.shown(1)
         )));
     };
-    let mut lines = vec![line(row.help())];
-    match row.name {
-        "RAFT" => lines.extend(raft_help()),
-        "LEASE" => lines.extend(lease_help()),
-        "SESSION" => lines.extend(session_help()),
-        _ => {}
-    }
-    answer(Reply::List(lines))
-}
-
-/// The settings that tools ask for before they do anything.
-const SETTINGS: [(&str, &str); 4] = [
-    ("save", ""),
-    ("appendonly", "yes"),
-    ("databases", "1"),
-    ("maxmemory", "0"),
-];
-
-fn config(args: &Args<'_>) -> Result<Action, Error> {
-    match args.bytes(1).to_ascii_uppercase().as_slice() {
-        b"GET" if args.len() < 3 => Err(args.wrong_number_under()),
-        b"GET" => {
-            let asked = |name: &str| {
-                (2..args.len())
-                    .any(|at| Glob::new(&args.bytes(at).to_ascii_lowercase()).matches(name.as_bytes()))
-            };
-            let found = SETTINGS.into_iter().filter(|(name, _)| asked(name));
-            Ok(Action::Answer(super::Response::Map(
-                found
-                    .map(|(name, value)| (name.into(), value_of(value)))
-                    .collect(),
-            )))
-        }
-        b"SET" | b"REWRITE" => Err(err(
-            "the configuration is a file: change it there and restart the node",
-        )),
-        _ => Err(err(format!(
-            "unknown subcommand '{}'. Try CONFIG GET.",
-            escape::excerpt(args.bytes(1), 128)
-        ))),
-    }
-}
-
-fn value_of(text: &'static str) -> Reply {
-    Reply::Value(Bytes::from_static(text.as_bytes()))
+    let lines = once(row.help()).chain(help_under(row.name, command::under(row.name)));
+    answer(Reply::List(lines.map(line).collect()))
 }
 
 fn line(text: String) -> Reply {

@@ -1,11 +1,9 @@
 //! ONCE, SESSION and SEQ: writes that may be sent again and are done once.
 
-use bytes::Bytes;
-
-use crate::kv::{Command, Error, Reply, TOKEN_MAX_BYTES};
+use crate::kv::{Command, Error, TOKEN_MAX_BYTES};
 
 use super::leases::life;
-use super::{Action, Args, Flag, Keys, Row, answer, err, parse};
+use super::{Action, Args, Flag, Keys, Row, Under, err, help_of, parse};
 
 /// The life of a session without ms.
 const DEFAULT_LIFE_MS: u64 = 3600 * 1000;
@@ -40,16 +38,16 @@ pub(super) const ROWS: &[Row] = &[
     },
 ];
 
-/// The commands under SESSION: name, words after it, what they do.
-const SESSION_HELP: [(&str, &str, &str); 3] = [
-    (
+/// The commands under SESSION.
+pub(super) const UNDER: &[Under] = &[
+    Under(
         "OPEN",
-        " [ms]",
+        "[ms]",
         "a new session; its id. It ends when SEQ has not used it for so long, an hour without ms. Its newest 128 \
          numbers may come in any order",
     ),
-    ("CLOSE", " id", "ends the session now"),
-    ("HELP", "", "this list"),
+    Under("CLOSE", "id", "ends the session now"),
+    Under("HELP", "", "this list"),
 ];
 
 fn once(args: &Args<'_>) -> Result<Action, Error> {
@@ -87,15 +85,9 @@ fn session(args: &Args<'_>) -> Result<Action, Error> {
         }
         b"HELP" => args
             .expect_len(2)
-            .and_then(|()| answer(Reply::List(session_help()))),
+            .map(|()| Action::Answer(help_of("SESSION", UNDER))),
         _ => Err(args.unknown_under()),
     }
-}
-
-/// The lines about the commands under SESSION.
-pub(super) fn session_help() -> Vec<Reply> {
-    let line = |(name, words, help)| Reply::Value(Bytes::from(format!("SESSION {name}{words} - {help}")));
-    SESSION_HELP.into_iter().map(line).collect()
 }
 
 fn seq(args: &Args<'_>) -> Result<Action, Error> {
