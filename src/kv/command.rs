@@ -121,6 +121,13 @@ pub enum Command {
     },
     /// FLUSHALL: answers `Ok`.
     FlushAll,
+    /// EXEC: answers a list with the reply of each step, or `Nil` and does nothing when a watched key has changed.
+    Transaction {
+        /// Keys, and the revisions that they must have; 0 is an absent key.
+        watched: Vec<(Bytes, u64)>,
+        /// What to do, one after the other; at most [`STEPS_MAX`](super::STEPS_MAX).
+        steps: Vec<Step>,
+    },
     /// LEASE GRANT: answers the lease's number, which is the entry's index.
     GrantLease {
         /// Its life in milliseconds, from 1 to [`LIFE_MAX_MS`](super::LIFE_MAX_MS).
@@ -178,6 +185,15 @@ pub enum Command {
         /// 128 random bits.
         cluster_id: [u8; 16],
     },
+}
+
+/// A step of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A write; see [`Command::may_be_step`].
+    Write(Command),
+    /// A read, which is answered at the entry's time.
+    Read(Query),
 }
 
 /// A point in time.
@@ -288,6 +304,8 @@ pub enum Query {
     },
     /// REV: the revision of the key's last write, 0 if absent.
     Revision(Bytes),
+    /// WATCH: a list of the keys' revisions, 0 where absent.
+    Revisions(Vec<Bytes>),
     /// DBSIZE: how many keys there are.
     Size,
     /// LEASE INFO: a list of names and values: `ttl` and `remaining` in milliseconds, `keys` as a list.
@@ -367,6 +385,8 @@ pub enum Code {
     UnknownResult,
     /// HELLO asked for a protocol version that is not spoken.
     NoProto,
+    /// A transaction was given up: one of its commands was refused.
+    ExecAbort,
 }
 
 impl Command {
@@ -390,11 +410,24 @@ impl Command {
         }
     }
 
-    /// The keys it names, in the order in which it names them.
+    /// The keys it names, in the order in which it names them; of a transaction the watched ones, then those of its
+    /// steps.
     pub fn keys(&self) -> impl Iterator<Item = &Bytes> {
-        let (one, two, many, pairs) = self.unwrapped().named();
+        let command = self.unwrapped();
+        let (one, two, many, pairs) = command.named();
+        let (watched, steps) = match command {
+            Command::Transaction { watched, steps } => (&watched[..], &steps[..]),
+            _ => (&[][..], &[][..]),
+        };
         let pairs = pairs.iter().map(|(key, _)| key);
-        one.into_iter().chain(two).chain(many).chain(pairs)
+        let watched = watched.iter().map(|(key, _)| key);
+        let steps = steps.iter().flat_map(Step::keys);
+        one.into_iter()
+            .chain(two)
+            .chain(many)
+            .chain(pairs)
+            .chain(watched)
+            .chain(steps)
     }
 
     /// One key, another one, a list of keys, a list of pairs.
@@ -416,6 +449,7 @@ impl Command {
             Command::Delete { keys } => (None, None, keys, &[]),
             Command::MultiSet { pairs } | Command::MultiSetIfAbsent { pairs } => (None, None, &[], pairs),
             Command::FlushAll
+            | Command::Transaction { .. }
             | Command::GrantLease { .. }
             | Command::RenewLease { .. }
             | Command::RevokeLease { .. }
@@ -441,7 +475,7 @@ type Named<'a> = (
 
 impl Code {
     /// All codes, in the order of their numbers on the wire.
-    pub const ALL: [Code; 15] = [
+    pub const ALL: [Code; 16] = [
         Code::Err,
         Code::NoAuth,
         Code::NoPerm,
@@ -457,6 +491,7 @@ impl Code {
         Code::NoSession,
         Code::UnknownResult,
         Code::NoProto,
+        Code::ExecAbort,
     ];
 
     /// The word a client sees.
@@ -477,6 +512,7 @@ impl Code {
             Code::NoSession => "NOSESSION",
             Code::UnknownResult => "UNKNOWNRESULT",
             Code::NoProto => "NOPROTO",
+            Code::ExecAbort => "EXECABORT",
         }
     }
 }

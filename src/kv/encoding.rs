@@ -23,6 +23,7 @@ use super::{Command, Condition, ExpireCondition, Moment, SetAnswer, SetExpiry};
 
 pub(super) mod fields;
 mod reply;
+mod step;
 
 pub use fields::Malformed;
 pub use reply::{decode_reply, encode_reply};
@@ -50,6 +51,7 @@ const MULTI_SET_IF_ABSENT: u8 = 22;
 const SET_RANGE: u8 = 23;
 const RENAME: u8 = 24;
 const COPY: u8 = 25;
+const TRANSACTION: u8 = 30;
 const GRANT_LEASE: u8 = 40;
 const RENEW_LEASE: u8 = 41;
 const REVOKE_LEASE: u8 = 42;
@@ -116,6 +118,7 @@ fn entry_head(time_ms: u64, command_bytes: usize) -> Vec<u8> {
 /// About how many bytes a command takes, to allocate once.
 fn size_hint(command: &Command) -> usize {
     let values = match command.unwrapped() {
+        Command::Transaction { watched, steps } => step::hint(watched, steps),
         Command::Set { value, condition, .. } => match condition {
             Condition::IfEqual(old) => value.len() + old.len(),
             _ => value.len(),
@@ -179,6 +182,10 @@ fn put_command(out: &mut Vec<u8>, command: &Command) {
             put_tag_and_bytes(out, SET_RANGE, &[key, value]);
             put_number(out, *offset);
         }
+        Command::Transaction { watched, steps } => {
+            out.push(TRANSACTION);
+            step::put_transaction(out, watched, steps);
+        }
         Command::Rename { from, to, if_absent } => put_two_keys(out, RENAME, from, to, *if_absent),
         Command::Copy { from, to, replace } => put_two_keys(out, COPY, from, to, *replace),
         Command::GrantLease { ttl_ms } => put_tag_and_number(out, GRANT_LEASE, *ttl_ms),
@@ -198,7 +205,13 @@ fn put_command(out: &mut Vec<u8>, command: &Command) {
 
 fn command(reader: &mut Reader) -> Result<Command, Malformed> {
     reader.version(COMMAND_VERSION)?;
-    Ok(match reader.byte()? {
+    let tag = reader.byte()?;
+    fields_of(reader, tag)
+}
+
+/// The rest of a command with this tag.
+fn fields_of(reader: &mut Reader, tag: u8) -> Result<Command, Malformed> {
+    Ok(match tag {
         SET => Command::Set {
             key: reader.bytes()?,
             value: reader.bytes()?,
@@ -241,11 +254,11 @@ fn command(reader: &mut Reader) -> Result<Command, Malformed> {
         BOOTSTRAP => Command::Bootstrap {
             cluster_id: reader.array()?,
         },
-        tag => return younger(reader, tag),
+        _ => return younger(reader, tag),
     })
 }
 
-/// The rest of [`command`]: what came after the first commands.
+/// The rest of [`fields_of`]: what came after the first commands.
 fn younger(reader: &mut Reader, tag: u8) -> Result<Command, Malformed> {
     Ok(match tag {
         GET_EXPIRE => Command::GetExpire {
@@ -273,6 +286,7 @@ fn younger(reader: &mut Reader, tag: u8) -> Result<Command, Malformed> {
             to: reader.bytes()?,
             if_absent: reader.flag()?,
         },
+        TRANSACTION => step::transaction(reader)?,
         COPY => Command::Copy {
             from: reader.bytes()?,
             to: reader.bytes()?,

@@ -22,11 +22,10 @@
 //!
 //! To be read in this order: `command` (what is asked and answered), this file, `keyspace` with `key` (the
 //! map), `strings` with `decimal` and `expiry` (the commands), `lease` with `timed` (what ends at times of its
-//! own), `view` (long reads), `feed` (what has changed), `encoding` (the bytes in the log), `snapshot` (a state
-//! as a stream of chunks).
+//! own), `transaction` (several steps in one entry), `view` (long reads), `feed` (what has changed), `encoding`
+//! (the bytes in the log), `snapshot` (a state as a stream of chunks).
 //!
-//! Missing: MULTI, which each add to the state, to its hash and to
-//! its snapshot; a cluster-wide feature level, so that nodes of different versions interpret an entry alike
+//! Missing: a cluster-wide feature level, so that nodes of different versions interpret an entry alike
 //! (until then a change of what a command means needs a new command tag, see `encoding`).
 
 use std::fmt;
@@ -49,13 +48,14 @@ mod session;
 mod snapshot;
 mod strings;
 mod timed;
+mod transaction;
 #[cfg(test)]
 mod twin;
 mod view;
 
 pub use answer::ANSWERS_MAX_BYTES;
 pub use command::{
-    Code, Command, Condition, Error, ExpireCondition, Moment, Query, Reply, Scan, SetAnswer, SetExpiry,
+    Code, Command, Condition, Error, ExpireCondition, Moment, Query, Reply, Scan, SetAnswer, SetExpiry, Step,
 };
 pub use encoding::{
     Malformed, decode_command, decode_entry, decode_reply, encode_command, encode_entry, encode_reply, stamp,
@@ -65,6 +65,7 @@ pub use lease::{LEASE_KEYS_MAX, LEASES_MAX, LIFE_MAX_MS};
 pub use once::TOKEN_MAX_BYTES;
 pub use session::{SEQ_WINDOW, SESSIONS_MAX};
 pub use snapshot::{CHUNK_MAX_BYTES, Restore, RestoreError};
+pub use transaction::{REPLY_MAX_BYTES, STEPS_MAX};
 pub use view::{View, prefix_end};
 
 use keyspace::{Keyspace, Record};
@@ -139,7 +140,7 @@ impl Store {
         }
     }
 
-    /// Does what a command says that is no repeat.
+    /// Does what a command says that is no repeat, or a step of a transaction.
     fn carry_out(&mut self, command: &Command) -> Reply {
         let mut write = Write {
             keys: &mut self.keys,
@@ -180,9 +181,11 @@ impl Store {
             Command::ExpireDue { limit } => write.expire_due(*limit),
             Command::FlushAll => {
                 let _keys = self.keys.clear();
-                self.garbage = Some(Garbage { _keys, _rest: None });
+                // Of several in one entry the first one leaves what is worth to be dropped elsewhere.
+                self.garbage.get_or_insert(Garbage { _keys, _rest: None });
                 Reply::Ok
             }
+            Command::Transaction { watched, steps } => self.transaction(watched, steps),
             Command::Bootstrap { cluster_id } => {
                 self.cluster_id.get_or_insert(*cluster_id);
                 Reply::Ok
@@ -222,7 +225,10 @@ impl Store {
                 Reply::Value(strings::slice(value.unwrap_or_default(), *start, *end))
             }
             Query::ExpireTime { key, milliseconds } => expiry::expire_time(self.get(key), *milliseconds),
-            Query::Revision(key) => integer(self.get(key).map_or(0, |record| record.revision)),
+            Query::Revision(key) => integer(self.revision(key)),
+            Query::Revisions(keys) => {
+                Reply::List(keys.iter().map(|key| integer(self.revision(key))).collect())
+            }
             Query::Size => integer(self.keys.len()),
             Query::Lease(id) => lease::describe(self, *id, now_ms.max(self.time_ms)),
         }
@@ -306,6 +312,7 @@ impl Store {
     /// check before it proposes. It does not count on what the command may overwrite, which may be gone by then.
     pub fn growth(&self, command: &Command) -> u64 {
         let bytes = match command.unwrapped() {
+            Command::Transaction { steps, .. } => return self.growth_of_steps(steps),
             Command::Set { key, value, .. } | Command::Append { key, value } => key.len() + value.len(),
             Command::MultiSet { pairs } | Command::MultiSetIfAbsent { pairs } => {
                 pairs.iter().map(|(key, value)| key.len() + value.len()).sum()
@@ -347,6 +354,10 @@ impl Store {
         self.keys
             .get(key)
             .filter(|record| !record.is_expired(self.time_ms))
+    }
+
+    fn revision(&self, key: &[u8]) -> u64 {
+        self.get(key).map_or(0, |record| record.revision)
     }
 
     fn value(&self, key: &[u8]) -> Reply {
@@ -417,6 +428,7 @@ fn refusal(command: &Command) -> Option<Reply> {
         _ => {}
     }
     let too_long = match command.unwrapped() {
+        Command::Transaction { steps, .. } => return transaction::refusal_of_steps(steps),
         Command::GrantLease { ttl_ms: life_ms } | Command::OpenSession { life_ms } => {
             if (1..=LIFE_MAX_MS).contains(life_ms) {
                 return None;

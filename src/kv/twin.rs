@@ -188,6 +188,20 @@ impl Twin {
                 }
                 _ => Reply::Integer(0),
             },
+            Command::Transaction { watched, steps } => {
+                let changed = |(key, revision): &(Bytes, u64)| {
+                    let row = self.live().find(|(live, _)| *live == key);
+                    row.map_or(0, |(_, row)| row.revision) != *revision
+                };
+                if watched.iter().any(changed) {
+                    return Reply::Nil;
+                }
+                let step = |step: &Step| match step {
+                    Step::Write(command) => self.carry_out(command),
+                    Step::Read(query) => self.query(query, self.time as u64),
+                };
+                Reply::List(steps.iter().map(step).collect())
+            }
             Command::FlushAll => {
                 self.rows.clear();
                 Reply::Ok
@@ -501,6 +515,10 @@ impl Twin {
                 Some(Some(at)) => (at as i128 + 500).div_euclid(1000) as i64,
             }),
             Query::Revision(key) => Reply::Integer(get(key).map_or(0, |row| row.revision as i64)),
+            Query::Revisions(keys) => {
+                let revision = |key| Reply::Integer(get(key).map_or(0, |row| row.revision as i64));
+                Reply::List(keys.iter().map(revision).collect())
+            }
             Query::Size => Reply::Integer(self.rows.len() as i64),
             Query::Lease(id) => self.describe(*id, now_ms),
         }
@@ -640,7 +658,8 @@ pub(super) fn any_command(rng: &mut Rng, now_ms: u64) -> Command {
 
 fn any_plain_command(rng: &mut Rng, now_ms: u64) -> Command {
     let key = any_key(rng);
-    match rng.below(62) {
+    match rng.below(66) {
+        62.. => any_transaction(rng, now_ms),
         0..12 => Command::Set {
             key,
             value: any_value(rng),
@@ -758,10 +777,33 @@ fn any_other_command(rng: &mut Rng) -> Command {
     }
 }
 
+fn any_transaction(rng: &mut Rng, now_ms: u64) -> Command {
+    let mut steps = Vec::new();
+    while steps.len() < 5 && !rng.one_in(5) {
+        if rng.one_in(3) {
+            steps.push(Step::Read(any_query(rng)));
+            continue;
+        }
+        let command = any_command(rng, now_ms);
+        // A key that no command may have is an error of the whole.
+        if command.may_be_step()
+            && (command.keys().all(|key| (1..=4096).contains(&key.len())) || rng.one_in(8))
+        {
+            steps.push(Step::Write(command));
+        }
+    }
+    // Mostly absent ones, or none: the last revision is not known here.
+    let watched = (0..rng.below(8) / 6)
+        .map(|_| (any_key(rng), rng.below(2) * rng.below(100)))
+        .collect();
+    Command::Transaction { watched, steps }
+}
+
 fn any_query(rng: &mut Rng) -> Query {
     let key = any_key(rng);
     let keys = vec![key.clone(), any_key(rng), key.clone()];
-    match rng.below(14) {
+    match rng.below(15) {
+        14 => Query::Revisions(keys),
         13 => Query::Lease(any_id(rng)),
         0 => Query::Get(key),
         9 | 10 => Query::Slice {

@@ -120,7 +120,7 @@ mod tests {
             2 => Reply::Integer(rng.next_u64() as i64 >> rng.below(64)),
             3 => Reply::Value(Bytes::from(word(rng))),
             4 => Reply::Nil,
-            5 => Reply::error(Code::ALL[rng.below(15) as usize], word(rng)),
+            5 => Reply::error(Code::ALL[rng.below(16) as usize], word(rng)),
             _ => Reply::List((0..rng.below(4)).map(|_| any_reply(rng, depth - 1)).collect()),
         }
     }

@@ -16,6 +16,26 @@ pub(super) fn number(text: &str) -> i64 {
         .unwrap_or_else(|_| panic!("{text} should be a number"))
 }
 
+/// `exec KEY REVISION … : STEP | STEP …`
+fn transaction(words: &[Bytes], texts: &[&str]) -> Command {
+    let colon = texts.iter().position(|text| *text == ":").expect("a colon");
+    let watched = words[1..colon].chunks(2).zip(texts[1..colon].chunks(2));
+    let step = |texts: &[&str]| {
+        let words: Vec<Bytes> = texts.iter().map(|text| word(text)).collect();
+        query(&words, texts).map_or_else(|| Step::Write(command(&words, texts)), Step::Read)
+    };
+    Command::Transaction {
+        watched: watched
+            .map(|(words, texts)| (words[0].clone(), number(texts[1]) as u64))
+            .collect(),
+        steps: texts[colon + 1..]
+            .split(|text| *text == "|")
+            .filter(|step| !step.is_empty())
+            .map(step)
+            .collect(),
+    }
+}
+
 pub(super) fn query(words: &[Bytes], texts: &[&str]) -> Option<Query> {
     let (keys, key) = (words[1..].to_vec(), words.get(1).cloned().unwrap_or_default());
     Some(match texts[0] {
@@ -38,6 +58,7 @@ pub(super) fn query(words: &[Bytes], texts: &[&str]) -> Option<Query> {
             milliseconds: texts[0] == "pexpiretime",
         },
         "rev" => Query::Revision(key),
+        "revs" => Query::Revisions(keys),
         "dbsize" => Query::Size,
         "leaseinfo" => Query::Lease(number(texts[1]) as u64),
         _ => return None,
@@ -94,6 +115,7 @@ pub(super) fn command(words: &[Bytes], texts: &[&str]) -> Command {
                 Some(other) => panic!("{other}"),
             },
         },
+        "exec" => transaction(words, texts),
         "persist" => Command::Persist { key },
         "flushall" => Command::FlushAll,
         "grant" => Command::GrantLease {
