@@ -21,8 +21,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::kv::{Code, Command, Error, Reply, View};
-use crate::node::{Answer, Operation, Outcome, Request, Submission};
+use crate::kv::{Code, Command, Error, Query, Reply, View};
+use crate::node::{Answer, Operation, Outcome, ReadMode, Request, Submission};
 
 use super::budget::Share;
 use super::codec::{Decoded, Decoder, Dialect, Limits};
@@ -30,6 +30,7 @@ use super::reply::{Encoding, Response};
 use super::session::Session;
 use super::stats::Ending;
 use super::table::{self, Action, ConnectionAction, Kind, Page, ScanStep, Walk, err};
+use super::transaction::{Begun, Transaction, with_locals};
 use super::{Service, pages, slowlog};
 
 /// How many requests of one connection may be under way.
@@ -86,6 +87,7 @@ struct Connection<'a, S> {
     service: &'a Arc<Service>,
     stream: S,
     session: Session,
+    transaction: Transaction,
     decoder: Decoder,
     input: BytesMut,
     /// How much to read at once.
@@ -168,6 +170,10 @@ enum State {
 enum Then {
     /// Pass it on, of a write.
     Written,
+    /// EXEC: put these replies among those of the steps.
+    Executed(Vec<(usize, Reply)>),
+    /// WATCH: keep the revisions of these keys.
+    Watched(Vec<Bytes>),
     /// Pass it on, of a read.
     Read,
     /// Make something of the value of this key.
@@ -181,7 +187,7 @@ enum Then {
 
 impl Then {
     fn is_write(&self) -> bool {
-        matches!(self, Then::Written)
+        matches!(self, Then::Written | Then::Executed(_))
     }
 }
 
@@ -197,6 +203,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             service,
             stream,
             session,
+            transaction: Transaction::new(service.options.max_request_bytes),
             decoder: Decoder::new(limits),
             input: BytesMut::new(),
             read_bytes: READ_MIN_BYTES,
@@ -298,7 +305,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
 
     /// Tells how much this connection holds now.
     fn settle(&mut self) {
-        let held = self.slots_bytes + self.input.len() + self.output.len();
+        let held = self.slots_bytes + self.transaction.bytes() + self.input.len() + self.output.len();
         self.share.set(held);
     }
 
@@ -414,11 +421,15 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
         // A walk holds on to a state that is being written over, and may hold large values.
         let is_walk = matches!(parsed.action, Ok(Action::Walk(_) | Action::Scan(_)));
         let is_refused = !self.share.is_welcome() || (is_walk && self.service.budget.is_over());
-        if parsed.action.is_ok() && is_refused {
+        // What EXEC needs is there, and after an EXEC that is refused a client believes that its MULTI is over.
+        let is_exempt = matches!(parsed.action, Ok(Action::Transaction(_)) | Err(_));
+        if is_refused && !is_exempt {
             self.service.counters.on_over_budget();
             parsed.action = Err(self.over_budget());
         }
+        let is_queued = matches!(&parsed.action, Ok(action) if self.transaction.queues(action));
         let others = match parsed.action.as_ref().map(Action::kind) {
+            _ if is_queued => 0,
             Ok(Kind::Write) => self.reads,
             Ok(Kind::Read) => self.writes,
             Ok(Kind::Local) | Err(_) => 0,
@@ -427,7 +438,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             return Some(parsed);
         }
         let is_understood = parsed.action.is_ok();
-        let state = match self.begin(parsed.action) {
+        let state = match self.begin(parsed.action, parsed.bytes) {
             Ok((operation, then)) => {
                 *self.under_way(then.is_write()) += 1;
                 let ticket = self.first_ticket + self.slots.len() as u64;
@@ -460,13 +471,19 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
     }
 
     /// What to ask the node and what to do with its answer; or the answer, where the node is not needed.
-    fn begin(&mut self, action: Result<Action, Error>) -> Result<(Operation, Then), Response> {
+    fn begin(&mut self, action: Result<Action, Error>, bytes: usize) -> Result<(Operation, Then), Response> {
         let mode = self.session.mode();
-        let begun = match action? {
+        let action = action.inspect_err(|_| self.transaction.spoil())?;
+        if self.transaction.queues(&action) {
+            return Err(self.transaction.queue(action, bytes));
+        }
+        let begun = match action {
             Action::Answer(response) => return Err(response),
             Action::Connection(action) => {
-                if action == ConnectionAction::Quit {
-                    self.phase = Phase::Closing;
+                match action {
+                    ConnectionAction::Quit => self.phase = Phase::Closing,
+                    ConnectionAction::Reset => self.transaction.reset(),
+                    _ => {}
                 }
                 return Err(self.session.perform(action));
             }
@@ -477,6 +494,13 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
                 }
                 return Err(response);
             }
+            Action::Transaction(action) => match self.transaction.perform(action)? {
+                Begun::Watch(keys) => {
+                    let query = Query::Revisions(keys.clone());
+                    (Operation::Query(query, linearizable(mode)), Then::Watched(keys))
+                }
+                Begun::Exec(command, locals) => (Operation::Write(command), Then::Executed(locals)),
+            },
             Action::Write(command) => (Operation::Write(command), Then::Written),
             Action::Once { token, command } => {
                 let once = Command::Once {
@@ -561,6 +585,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             (Then::OfValue(key, derive), Outcome::Reply(Reply::Value(value))) => {
                 State::Ready(derive(&key, &value).into())
             }
+            (Then::Executed(locals), Outcome::Reply(reply)) => State::Ready(with_locals(reply, locals)),
+            (Then::Watched(keys), Outcome::Reply(reply)) => {
+                State::Ready(self.transaction.on_watched(keys, reply))
+            }
             (_, Outcome::Reply(reply)) => {
                 if !is_write {
                     count_lookups(self.service, &reply);
@@ -632,6 +660,14 @@ fn count_lookups(service: &Service, reply: &Reply) {
         Reply::Nil => service.counters.on_lookup(false),
         Reply::List(replies) => replies.iter().for_each(|reply| count_lookups(service, reply)),
         _ => {}
+    }
+}
+
+/// The way of reading by which a client learns what it will write over.
+fn linearizable(mode: ReadMode) -> ReadMode {
+    match mode {
+        ReadMode::Quorum | ReadMode::Stale => ReadMode::Quorum,
+        ReadMode::Lease => ReadMode::Lease,
     }
 }
 

@@ -14,16 +14,18 @@
 //! under way, more writes may follow, but a read waits for their answers, and the other way round. Writes of
 //! one connection are applied in their order because they travel to the leader in it.
 //!
-//! **Bounds.** A connection has at most 1024 requests under way, and some MiB of them; past it, and while its
-//! client does not read replies, nothing more is read from its socket. All connections together have a bound of
-//! their own, see `budget`. Nothing that comes from a socket ends in a panic.
+//! Between MULTI and EXEC nothing goes to the node: `transaction` gathers the commands, and EXEC is one write.
+//!
+//! **Bounds.** A connection has at most 1024 requests under way, and some MiB of them, and a transaction of the size of
+//! one request; past it, and while its client does not read replies, nothing more is read from its socket. All
+//! connections together have a bound of their own, see `budget`. Nothing that comes from a socket ends in a panic.
 //!
 //! **For operators.** `registry` knows all connections, `settings` what can change while the node runs, `stats` and
 //! `slowlog` how long commands took; `administration` answers for them, `info` puts it on one page.
 //!
 //! This layer knows nothing of Raft, the log, or other nodes beyond what [`Node`] tells.
 //!
-//! Missing: users and permissions (the table's flags are there for them), TLS, MULTI, FEED.
+//! Missing: users and permissions (the table's flags are there for them), TLS, FEED.
 
 mod accept;
 mod administration;
@@ -44,6 +46,7 @@ mod settings;
 mod slowlog;
 mod stats;
 mod table;
+mod transaction;
 #[cfg(test)]
 mod transcripts;
 mod walk;

@@ -17,6 +17,8 @@ pub(crate) enum Response {
     Page(Vec<String>),
     /// As a page, with lines that end as those of CLIENT LIST do.
     Lines(Vec<String>),
+    /// No list: what RESP2 tells apart from no value.
+    NoList,
     /// Names and values: a map in RESP3, else a list of both in turn.
     Map(Vec<(String, Response)>),
     /// Several answers, where some are more than a reply.
@@ -59,6 +61,14 @@ impl Encoding {
         resp::head(b'*', len, out);
     }
 
+    /// Appends that there is no list.
+    pub(crate) fn put_no_list(self, out: &mut BytesMut) {
+        match self {
+            Encoding::Resp2 => out.extend_from_slice(b"*-1\r\n"),
+            Encoding::Line | Encoding::Resp3 => self.put(&Reply::Nil, out),
+        }
+    }
+
     /// Appends bytes as a value.
     pub(crate) fn put_value(self, value: &[u8], out: &mut BytesMut) {
         match self {
@@ -97,6 +107,7 @@ impl Encoding {
     pub(crate) fn put_response(self, response: &Response, out: &mut BytesMut) {
         match response {
             Response::Reply(reply) => self.put(reply, out),
+            Response::NoList => self.put_no_list(out),
             Response::Page(lines) => self.put_page(lines, "\r\n", out),
             Response::Lines(lines) => self.put_page(lines, "\n", out),
             Response::Map(pairs) => self.put_map(pairs, out),
@@ -185,6 +196,7 @@ impl Response {
         let all = |responses: &[Response]| responses.iter().map(Response::bytes).sum();
         let inner: usize = match self {
             Response::Reply(reply) => reply_bytes(reply),
+            Response::NoList => 0,
             Response::Page(lines) | Response::Lines(lines) => lines.iter().map(|line| 24 + line.len()).sum(),
             Response::Map(pairs) => {
                 let pair = |(name, value): &(String, Response)| 24 + name.len() + value.bytes();

@@ -18,6 +18,7 @@ mod scans;
 mod server;
 mod strings;
 mod syntax;
+mod transaction;
 
 use std::sync::LazyLock;
 
@@ -136,6 +137,8 @@ pub(crate) enum Action {
     Administer(Administration),
     /// Answered here and now.
     Answer(Response),
+    /// MULTI and its kin.
+    Transaction(TransactionAction),
     /// Concerns this connection.
     Connection(ConnectionAction),
 }
@@ -196,6 +199,21 @@ pub(crate) enum Page {
     MemoryStats,
 }
 
+/// MULTI and its kin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum TransactionAction {
+    /// MULTI.
+    Multi,
+    /// EXEC.
+    Exec,
+    /// DISCARD.
+    Discard,
+    /// WATCH.
+    Watch(Vec<Bytes>),
+    /// UNWATCH.
+    Unwatch,
+}
+
 /// What concerns one connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ConnectionAction {
@@ -253,13 +271,14 @@ pub(crate) struct Args<'a> {
 pub(crate) struct Under(&'static str, &'static str, &'static str);
 
 /// The families, in the order of HELP, by Redis's names for such groups.
-const FAMILIES: [(&str, &[Row]); 9] = [
+const FAMILIES: [(&str, &[Row]); 10] = [
     ("string", strings::ROWS),
     ("generic", expiry::ROWS),
     ("generic", keys::ROWS),
     ("generic", leases::ROWS),
     ("generic", once::ROWS),
     ("generic", scans::ROWS),
+    ("transactions", transaction::ROWS),
     ("server", node::ROWS),
     ("server", server::ROWS),
     ("connection", connection::ROWS),
@@ -352,6 +371,10 @@ impl Action {
             | Action::Scan(_)
             | Action::RandomKey
             | Action::Page(_) => Kind::Read,
+            Action::Transaction(TransactionAction::Watch(_)) => Kind::Read,
+            Action::Transaction(TransactionAction::Multi) => Kind::Local,
+            // After the answer to a WATCH that is under way, which belongs to the time before.
+            Action::Transaction(_) | Action::Connection(ConnectionAction::Reset) => Kind::Write,
             Action::Answer(_) | Action::Administer(_) | Action::Connection(_) => Kind::Local,
         }
     }

@@ -11,7 +11,7 @@ use crate::admin::Metrics;
 use crate::base::address::is_unspecified;
 use crate::client::{self, Service};
 use crate::config::Config;
-use crate::kv::{Code, Reply};
+use crate::kv::{self, Code, Reply};
 use crate::node::{self, MachineOptions, Node, NodeError, Operation, Outcome, Pulse, ReadMode};
 use crate::raft::{self, Addresses, Membership, Window};
 use crate::storage;
@@ -133,7 +133,10 @@ fn client_options(config: &Config, tcp_port: u16) -> client::Options {
 }
 
 fn node_options(config: &Config, mut watchdog: Watchdog) -> node::Options {
-    let entry_max_bytes = to_usize(config.limits.max_request).saturating_add(ENTRY_OVERHEAD_BYTES);
+    // Frames carry entries, and the replies to a follower's writes: an old value, what a transaction has read.
+    let entry_max_bytes = to_usize(config.limits.max_request)
+        .max(kv::REPLY_MAX_BYTES)
+        .saturating_add(ENTRY_OVERHEAD_BYTES);
     let frame_max_bytes = transport::frame_max_bytes(entry_max_bytes);
     // A leader must never hold an entry that it can't send (trap 3.25).
     assert!(

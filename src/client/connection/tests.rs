@@ -341,3 +341,32 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn a_transaction_travels_as_one_write_between_others() {
+    let mut fake = Fake::start(Options::default(), Duration::from_millis(5));
+    let input = "SET a 1\nMULTI\nINCR a\nGET a\nEXEC\nSET b 1\nGET a\n";
+    assert_eq!(
+        fake.talk(input).await,
+        "+OK\r\n+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n:2\r\n+2\r\n+OK\r\n+2\r\n"
+    );
+    let mut batches = Vec::new();
+    while let Ok(size) = fake.batches.try_recv() {
+        batches.push(size);
+    }
+    assert_eq!(batches, [3, 1], "two SETs and the transaction, then the GET");
+}
+
+#[tokio::test]
+async fn another_clients_write_between_watch_and_exec_is_seen() {
+    let fake = fake();
+    let mut stream = fake.connect();
+    stream.write_all(b"WATCH a\nMULTI\nSET a mine\n").await.unwrap();
+    for expected in ["+OK", "+OK", "+QUEUED"] {
+        assert_eq!(read_line(&mut stream).await, expected);
+    }
+    assert_eq!(fake.talk("SET a theirs\n").await, "+OK\r\n");
+    stream.write_all(b"EXEC\nGET a\n").await.unwrap();
+    assert_eq!(read_line(&mut stream).await, "_");
+    assert_eq!(read_line(&mut stream).await, "+theirs");
+}

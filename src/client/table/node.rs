@@ -55,11 +55,6 @@ pub(super) const ROWS: &[Row] = &[
     },
     later("FEED"),
     later("UNFEED"),
-    later("MULTI"),
-    later("EXEC"),
-    later("DISCARD"),
-    later("WATCH"),
-    later("UNWATCH"),
 ];
 
 /// The commands under RAFT.

@@ -70,7 +70,6 @@ fn the_number_of_words_is_checked_as_in_redis() {
     );
     assert_eq!(error("foo"), "unknown command 'foo', with args beginning with: ");
     assert_eq!(error("raft foo"), "unknown subcommand 'foo'. Try RAFT HELP.");
-    assert_eq!(error("MULTI"), "MULTI is not built yet; nothing was done");
     assert_eq!(
         error("SET a 1 LEASE none"),
         "value is not an integer or out of range"
