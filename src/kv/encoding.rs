@@ -182,10 +182,7 @@ fn put_command(out: &mut Vec<u8>, command: &Command) {
             put_tag_and_bytes(out, SET_RANGE, &[key, value]);
             put_number(out, *offset);
         }
-        Command::Transaction { watched, steps } => {
-            out.push(TRANSACTION);
-            step::put_transaction(out, watched, steps);
-        }
+        Command::Transaction { watched, steps } => step::put_transaction(out, watched, steps),
         Command::Rename { from, to, if_absent } => put_two_keys(out, RENAME, from, to, *if_absent),
         Command::Copy { from, to, replace } => put_two_keys(out, COPY, from, to, *replace),
         Command::GrantLease { ttl_ms } => put_tag_and_number(out, GRANT_LEASE, *ttl_ms),

@@ -9,7 +9,7 @@
 use bytes::Bytes;
 
 use super::fields::{Malformed, Reader, put_bytes, put_number, put_signed};
-use super::{COMMAND_VERSION, fields_of, put_command, size_hint};
+use super::{COMMAND_VERSION, TRANSACTION, fields_of, put_command, size_hint};
 use crate::kv::{Command, Query, Step};
 
 const WRITE: u8 = 0;
@@ -37,6 +37,7 @@ pub(super) fn hint(watched: &[(Bytes, u64)], steps: &[Step]) -> usize {
 }
 
 pub(super) fn put_transaction(out: &mut Vec<u8>, watched: &[(Bytes, u64)], steps: &[Step]) {
+    out.push(TRANSACTION);
     put_number(out, watched.len() as u64);
     for (key, revision) in watched {
         put_bytes(out, key);
@@ -143,7 +144,7 @@ fn query(reader: &mut Reader, tag: u8) -> Result<Query, Malformed> {
 mod tests {
     use super::*;
     use crate::base::rng::Rng;
-    use crate::kv::encoding::{TRANSACTION, decode_command, encode_command};
+    use crate::kv::encoding::{decode_command, encode_command};
     use crate::kv::twin::any_command;
 
     #[test]
