@@ -6,7 +6,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "MULTI",
         arity: 1,
-        flags: &[Flag::Connection, Flag::Fast],
+        flags: &[Flag::Fast],
         keys: Keys::NONE,
         parse: |_| Ok(Action::Transaction(TransactionAction::Multi)),
         syntax: "",
@@ -15,7 +15,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "EXEC",
         arity: 1,
-        flags: &[Flag::Connection],
+        flags: &[],
         keys: Keys::NONE,
         parse: |_| Ok(Action::Transaction(TransactionAction::Exec)),
         syntax: "",
@@ -24,7 +24,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "DISCARD",
         arity: 1,
-        flags: &[Flag::Connection, Flag::Fast],
+        flags: &[Flag::Fast],
         keys: Keys::NONE,
         parse: |_| Ok(Action::Transaction(TransactionAction::Discard)),
         syntax: "",
@@ -42,7 +42,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "UNWATCH",
         arity: 1,
-        flags: &[Flag::Connection, Flag::Fast],
+        flags: &[Flag::Fast],
         keys: Keys::NONE,
         parse: |_| Ok(Action::Transaction(TransactionAction::Unwatch)),
         syntax: "",
