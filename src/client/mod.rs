@@ -63,9 +63,6 @@ pub use accept::serve;
 pub use connection::{Ends, serve_connection};
 pub use counters::Counters;
 
-/// What all connections together may hold of requests and replies, beyond a small allowance for each.
-const BUFFERED_MAX_BYTES: usize = 256 << 20;
-
 /// What the client layer is told by the configuration.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -91,6 +88,8 @@ pub struct Options {
     pub request_timeout: Duration,
     /// `storage.fsync`.
     pub fsync: bool,
+    /// What all connections together may hold of requests and replies, beyond a small allowance for each.
+    pub buffered_max_bytes: usize,
 }
 
 impl Default for Options {
@@ -107,6 +106,7 @@ impl Default for Options {
             max_memory_bytes: 0,
             request_timeout: Duration::from_secs(4),
             fsync: true,
+            buffered_max_bytes: 256 << 20,
         }
     }
 }
@@ -133,13 +133,13 @@ impl Service {
         Arc::new(Service {
             node,
             settings: settings::Settings::new(&options),
+            budget: budget::Budget::new(options.buffered_max_bytes),
             options,
             counters: Counters::default(),
             commands: stats::CommandStats::new(),
             clients: Arc::default(),
             slowlog: Mutex::new(slowlog::Slowlog::new()),
             snapshots: administration::Snapshots::default(),
-            budget: budget::Budget::new(BUFFERED_MAX_BYTES),
             cursors: Mutex::new(walk::Cursors::new()),
             started: Instant::now(),
         })

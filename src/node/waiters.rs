@@ -167,11 +167,7 @@ impl<C> Waiters<C> {
 
     /// Deadlines come nearly in order, because all writes may take equally long.
     fn note_deadline(&mut self, deadline: Ticks, waiting: Waiting) {
-        while let Some((_, front)) = self.deadlines.front().copied()
-            && !self.waits(front)
-        {
-            self.deadlines.pop_front();
-        }
+        self.drop_answered();
         if self.deadlines.back().is_none_or(|(last, _)| *last <= deadline) {
             self.deadlines.push_back((deadline, waiting));
         } else {
@@ -180,10 +176,28 @@ impl<C> Waiters<C> {
         }
     }
 
+    fn drop_answered(&mut self) {
+        while let Some((_, front)) = self.deadlines.front().copied()
+            && !self.waits(front)
+        {
+            self.deadlines.pop_front();
+        }
+    }
+
     fn waits(&self, waiting: Waiting) -> bool {
         match waiting {
             Waiting::Proposed(key) => self.proposed.contains_key(&key),
             Waiting::Forwarded(sequence) => self.forwarded.contains_key(&sequence),
+        }
+    }
+
+    /// When the time is up of the write that was proposed first; `None` while none waits, or while another is to be
+    /// given up before it.
+    pub fn first_proposed_deadline(&mut self) -> Option<Ticks> {
+        self.drop_answered();
+        match self.deadlines.front() {
+            Some((deadline, Waiting::Proposed(_))) => Some(*deadline),
+            _ => None,
         }
     }
 
@@ -357,6 +371,19 @@ mod tests {
         }
         assert_eq!(overdue, [4, 1, 3]);
         assert_eq!(waiters.len(), 2);
+    }
+
+    #[test]
+    fn the_first_proposed_write_is_the_oldest_that_waits() {
+        let mut waiters = Waiters::default();
+        assert_eq!(waiters.first_proposed_deadline(), None);
+        waiters.proposed(id(1, 1), Ticks(10), Origin::Remote(1));
+        waiters.proposed(id(2, 1), Ticks(20), Origin::Remote(2));
+        assert_eq!(waiters.first_proposed_deadline(), Some(Ticks(10)));
+        waiters.applied(id(1, 1));
+        assert_eq!(waiters.first_proposed_deadline(), Some(Ticks(20)));
+        waiters.applied(id(2, 1));
+        assert_eq!(waiters.first_proposed_deadline(), None);
     }
 
     #[test]

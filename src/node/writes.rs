@@ -24,7 +24,8 @@ const MEASURE_INTERVAL_MS: u64 = 1000;
 impl<C> Machine<C> {
     /// A client's write.
     pub(super) fn write(&mut self, command: Command, origin: Origin<C>, host: &mut impl Host<CallId = C>) {
-        if let Some(refusal) = self.no_room_on_disk(host) {
+        let refusal = self.no_room_on_disk(host).or_else(|| self.no_time());
+        if let Some(refusal) = refusal {
             return self.finish(origin, refusal, host);
         }
         // What is parked goes first, so that one connection's writes keep their order.
@@ -52,6 +53,19 @@ impl<C> Machine<C> {
             self.raft.id()
         );
         Some(Reply::error(Code::ReadOnly, text))
+    }
+
+    /// A leader whose oldest write has waited for half of its time takes no more of them: under more load than it can
+    /// bear, every write would otherwise be done too late for its answer, and none be acknowledged.
+    fn no_time(&mut self) -> Option<Reply> {
+        let half = self.now.ticks.after(self.options.request_timeout_ms / 2);
+        let is_late = |deadline: Ticks| deadline <= half;
+        if !self.raft.is_leader() || !self.waiters.first_proposed_deadline().is_some_and(is_late) {
+            return None;
+        }
+        let text = "writes wait on the leader for more than half of limits.request_timeout; nothing was done, \
+                    try again later";
+        Some(Reply::error(Code::Busy, text))
     }
 
     /// What a client wants of the leader beside writes.
@@ -180,7 +194,7 @@ impl<C> Machine<C> {
             return self.lead_order(order, self.request_deadline(), origin, host);
         }
         if forward::is_write(order)
-            && let Some(refusal) = self.no_room_on_disk(host)
+            && let Some(refusal) = self.no_room_on_disk(host).or_else(|| self.no_time())
         {
             return self.finish(origin, refusal, host);
         }

@@ -24,6 +24,7 @@ mod diary;
 mod elections;
 mod hostile;
 mod membership;
+mod overload;
 mod partitions;
 mod reads;
 mod repeats;

@@ -221,6 +221,62 @@ async fn idle_clients_are_closed() {
 }
 
 #[tokio::test]
+async fn a_client_can_be_killed_and_hears_its_own_end() {
+    let fake = fake();
+    let mut victim = fake.connect();
+    victim.write_all(b"CLIENT ID\n").await.unwrap();
+    assert_eq!(read_line(&mut victim).await, ":1");
+    assert_eq!(fake.talk("CLIENT KILL ID 1\n").await, ":1\r\n");
+    assert_eq!(victim.read(&mut [0; 10]).await.unwrap(), 0);
+    assert_eq!(fake.service.counters().killed(), 1);
+    let output = fake.talk("CLIENT KILL TYPE normal SKIPME no\nPING\n").await;
+    assert_eq!(output, ":1\r\n", "what follows is not served");
+}
+
+#[tokio::test]
+async fn the_idle_timeout_can_change_while_the_node_runs() {
+    let fake = fake();
+    assert_eq!(fake.talk("CONFIG SET timeout 1\n").await, "+OK\r\n");
+    let mut client = fake.connect();
+    let end = timeout(Duration::from_secs(20), client.read(&mut [0; 10])).await;
+    assert_eq!(end.unwrap().unwrap(), 0);
+    assert_eq!(fake.service.counters().idle_closed(), 1);
+}
+
+/// While others hold more than all may together, small requests are served, large ones refused or not read.
+#[tokio::test]
+async fn all_connections_together_have_a_bound() {
+    let options = Options {
+        buffered_max_bytes: 100_000,
+        stall_timeout: Duration::from_millis(200),
+        ..Options::default()
+    };
+    let fake = Fake::start(options, Duration::ZERO);
+    let value = "x".repeat(150_000);
+    let mut hoarder = fake.connect();
+    hoarder
+        .write_all(format!("SET a {value}").as_bytes())
+        .await
+        .unwrap();
+    assert_eq!(fake.talk("SET b 1\nGET b\n").await, "+OK\r\n+1\r\n");
+    assert_eq!(
+        fake.talk("KEYS *\n")
+            .await
+            .split_once(' ')
+            .map(|(code, _)| code.to_owned()),
+        Some("-BUSY".to_owned())
+    );
+    assert!(
+        read_line(&mut hoarder)
+            .await
+            .starts_with("-BUSY the connections of this node hold more")
+    );
+    assert_eq!(hoarder.read(&mut [0; 10]).await.unwrap(), 0);
+    assert_eq!(fake.talk("KEYS *\n").await, "*1\r\n+b\r\n");
+    assert_eq!(fake.service.buffered_bytes(), 0);
+}
+
+#[tokio::test]
 async fn shutdown_answers_what_is_under_way() {
     let fake = Fake::start(Options::default(), Duration::from_millis(50));
     let mut client = fake.connect();
