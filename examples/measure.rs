@@ -35,6 +35,7 @@ use tokio::net::TcpStream;
 
 use client::{Client, Reply};
 use harness::{Cluster, SOON, cpu_time, let_pass, wait_for};
+use raftline::base::rng::Rng;
 
 #[allow(dead_code)]
 #[path = "../tests/cluster/client.rs"]
@@ -416,12 +417,19 @@ fn restart() {
     }
 }
 
+/// A value that no other one resembles: of equal ones a snapshot would be a twentieth as large.
+fn value(n: u64) -> String {
+    let mut rng = Rng::new(n);
+    (0..VALUE_BYTES / 16)
+        .map(|_| format!("{:016x}", rng.next_u64()))
+        .collect()
+}
+
 fn load(client: &mut Client, keys: usize) {
     const PIPELINE: usize = 2000;
-    let value = "v".repeat(VALUE_BYTES - 8);
     for first in (0..keys).step_by(PIPELINE) {
         let lines: Vec<String> = (first..first + PIPELINE)
-            .map(|n| format!("SET key:{n} {value}{n:08}"))
+            .map(|n| format!("SET key:{n} {}", value(n as u64)))
             .collect();
         client.send(&lines.join("\n")).unwrap();
         let replies: Vec<Reply> = lines.iter().map(|_| client.receive().unwrap()).collect();
@@ -465,13 +473,14 @@ fn wait_for_log_after(cluster: &Cluster, id: u64, index: u64) {
 /// 64 connections, each with one write under way, to so many keys in turn.
 async fn write_keys_until(stopped: &AtomicBool, address: SocketAddr, count: &AtomicU64, keys: u64) {
     const CONNECTIONS: usize = 64;
-    let (next, value) = (AtomicU64::new(0), "v".repeat(VALUE_BYTES));
+    let next = AtomicU64::new(0);
     let write = async |_| -> io::Result<()> {
         let mut stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         while !stopped.load(Ordering::Relaxed) {
-            let key = next.fetch_add(1, Ordering::Relaxed) % keys;
-            write_one(&mut stream, &format!("SET key:{key} {value}\n")).await?;
+            let n = next.fetch_add(1, Ordering::Relaxed);
+            let line = format!("SET key:{} {}\n", n % keys, value(n));
+            write_one(&mut stream, &line).await?;
             count.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
