@@ -37,6 +37,10 @@ mod node;
 #[path = "../tests/simulation/world.rs"]
 mod world;
 
+// As in the program. Half of the time goes into small allocations.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Parser)]
 struct Arguments {
     /// How many worlds.

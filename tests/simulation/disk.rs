@@ -632,11 +632,13 @@ impl Disk {
         }
     }
 
-    /// The snapshot is durable under its name.
+    /// The snapshot is durable under its name, whatever became of the last write to the log.
     fn named_now(&mut self, last: EntryId) {
         self.named.insert(last);
-        if last.index > self.durable.snapshot.index {
-            self.durable.snapshot = last;
+        for state in std::iter::once(&mut self.durable).chain(&mut self.interrupted) {
+            if last.index > state.snapshot.index {
+                state.snapshot = last;
+            }
         }
     }
 

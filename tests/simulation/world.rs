@@ -127,7 +127,8 @@ pub struct World {
     setup: Setup,
     now: u64,
     rng: Rng,
-    queue: BTreeMap<(u64, u64), Event>,
+    /// By time and number. Boxed: moving them about was the most expensive part of it.
+    queue: BTreeMap<(u64, u64), Box<Event>>,
     scheduled: u64,
     nodes: BTreeMap<u64, Node>,
     network: Network,
@@ -248,7 +249,8 @@ impl World {
 
     fn at(&mut self, time: u64, event: Event) {
         self.scheduled += 1;
-        self.queue.insert((time.max(self.now), self.scheduled), event);
+        let key = (time.max(self.now), self.scheduled);
+        self.queue.insert(key, Box::new(event));
     }
 
     fn after(&mut self, least: u64, most: u64, event: Event) {
@@ -292,7 +294,7 @@ impl World {
             let ((time, number), event) = entry.remove_entry();
             self.now = time;
             self.digest = (self.digest ^ time ^ (number << 40)).wrapping_mul(0x0100_0000_01b3);
-            self.step(event);
+            self.step(*event);
         }
         self.now = end;
     }
