@@ -158,6 +158,7 @@ impl<C> Machine<C> {
         let expiry = self.next_expiry_at();
         let parked = self.waiters.has_parked().then_some(self.retry_parked_at);
         let snapshots = self.snapshot_deadline();
+        let transfers = self.transfers.iter().map(|transfer| transfer.deadline).min();
         let others = [
             self.waiters.deadline(),
             self.reads.deadline(),
@@ -166,6 +167,7 @@ impl<C> Machine<C> {
             expiry,
             parked,
             snapshots,
+            transfers,
         ];
         others.into_iter().flatten().fold(self.raft.deadline(), Ord::min)
     }

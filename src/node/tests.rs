@@ -765,6 +765,20 @@ fn transfer_is_answered_when_another_leads() {
     );
 }
 
+/// Hand-overs that follow each other must not make the first one wait for the last.
+#[test]
+fn a_transfer_is_answered_in_the_time_of_a_request_however_long_it_takes() {
+    let (mut world, leader) = World::with_leader(3, |options| options.request_timeout_ms = 100);
+    let target = 1 + leader % 3;
+    world.cut = vec![target];
+    let mut inbox = world.ask(leader, Operation::Transfer(Some(NodeId(target))));
+    world.pass(50);
+    assert_eq!(answer(&mut inbox), None);
+    world.pass(60);
+    assert_eq!(code(answer(&mut inbox)), Some(Code::UnknownResult));
+    assert!(world.machine(leader).raft().is_transferring());
+}
+
 #[test]
 fn a_node_whose_state_differs_serves_nothing_and_says_so() {
     let (mut world, leader) = World::with_leader(3, |_| {});

@@ -318,18 +318,24 @@ impl<C> Machine<C> {
         }
     }
 
-    /// Answers those who wait for a hand-over that has ended, one way or the other.
+    /// Answers those who wait for a hand-over that has ended, one way or the other, or whose time is up: where one
+    /// follows the other, its end may not be seen.
     pub(super) fn settle_transfers(&mut self, host: &mut impl Host<CallId = C>) {
-        if self.transfers.is_empty() || self.raft.is_transferring() {
+        if self.transfers.is_empty() {
             return;
         }
-        let (own, leader, now) = (self.raft.id(), self.raft.leader(), self.now.ticks);
+        let (own, now, goes_on) = (self.raft.id(), self.now.ticks, self.raft.is_transferring());
+        let leader = self.raft.leader();
         for transfer in std::mem::take(&mut self.transfers) {
             let reply = match leader {
-                None if transfer.deadline > now => {
+                _ if transfer.deadline > now && (goes_on || leader.is_none()) => {
                     self.transfers.push(transfer);
                     continue;
                 }
+                _ if goes_on => Reply::error(
+                    Code::UnknownResult,
+                    "leadership is still being handed over; RAFT STATUS shows who leads in the end",
+                ),
                 None => Reply::error(
                     Code::UnknownResult,
                     "leadership was given up, but no new leader is known yet",
