@@ -60,7 +60,7 @@ impl Raft {
     pub(super) fn on_election_timeout(&mut self) {
         let id = self.options.id;
         let may_campaign = self.may_vote() && !self.is_disk_stalled() && !self.has_promised_other(id);
-        if may_campaign && self.memberships.latest().is_voter(id) {
+        if may_campaign && self.own_membership().is_some_and(|own| own.is_voter(id)) {
             self.campaign(Phase::PreVote, false);
         } else {
             self.restart_election_timer();

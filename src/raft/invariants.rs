@@ -313,7 +313,8 @@ impl Invariants {
                 "nothing is known of a new data folder",
                 || format!("leader {id}, follower {}: {matched} at once", follower.id),
             )?;
-            let before = match follower.is_recovering {
+            // Of a server that is no member any more it is not known which data folder it has.
+            let before = match follower.is_recovering || key.1.is_none() {
                 true => Index(0),
                 false => last_look.get(&key).copied().unwrap_or_default(),
             };

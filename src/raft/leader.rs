@@ -285,10 +285,15 @@ impl Raft {
 
     /// Whatever was under way on the old connection is lost, and answers that still come are not believed.
     pub(super) fn reset_progress(&mut self, peer: NodeId) {
-        let session = self.next_number();
+        let (session, next_index) = (self.next_number(), self.log.last().index.next());
+        let is_member = self.memberships.latest().contains(peer);
         if let Role::Leader(leader) = &mut self.role
             && let Some(progress) = leader.progress.get_mut(&peer)
         {
+            if !is_member {
+                // Nothing says any more which data folder was meant, and this may be a new one (trap 3.37).
+                *progress = Progress::new(next_index, session, self.now);
+            }
             progress.session = session;
             // It may be another process, with another configuration.
             progress.promises_lease = false;
@@ -384,7 +389,8 @@ impl Raft {
     }
 
     /// Hands leadership to this voter, or to the one whose log is longest. Done when another leader is heard;
-    /// given up after an election timeout.
+    /// given up after an election timeout. Nothing is written meanwhile, so asking again, for the same or for
+    /// another voter, gives it no more time.
     ///
     /// # Errors
     /// See [`TransferError`]; nothing has changed.
@@ -395,6 +401,7 @@ impl Raft {
         let Role::Leader(leader) = &mut self.role else {
             return Err(TransferError::NotLeader);
         };
+        let deadline = leader.transfer.as_ref().map_or(deadline, |begun| begun.deadline);
         // In an idle cluster a dead voter's log is as long as any: one that answers comes first.
         let (now, patience_ms) = (self.now, 3 * self.options.heartbeat_interval_ms);
         let answers = |progress: &Progress| now.since(progress.last_answer) <= patience_ms;

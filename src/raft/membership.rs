@@ -36,6 +36,16 @@ impl Memberships {
         self.history.last().map_or(Index(0), |(index, _)| *index)
     }
 
+    /// The newest membership that has this server, of those that may be in force: the last one up to `commit_index`, and
+    /// all that may still be replaced.
+    pub fn newest_with(&self, id: NodeId, commit_index: Index) -> Option<&Membership> {
+        let is_old = |(at, _): &(Index, Membership)| *at <= commit_index;
+        let committed = self.history.iter().rposition(is_old).unwrap_or(0);
+        let mut newest_first = self.history.iter().skip(committed).rev();
+        let found = newest_first.find(|(_, membership)| membership.contains(id));
+        found.map(|(_, membership)| membership)
+    }
+
     /// Whether a membership up to `index`, of those that are still known, has this server.
     pub fn had(&self, id: NodeId, index: Index) -> bool {
         let mut before = self.history.iter().take_while(|(at, _)| *at <= index);

@@ -11,7 +11,7 @@
 //! before it notes the index to answer with.
 
 use super::node::{Raft, Role};
-use super::types::{Index, NodeId};
+use super::types::{Index, Membership, NodeId};
 use crate::base::mutant::{self, Mutant};
 
 /// The question of a server that recovers, among those of its reads; no caller comes to that number.
@@ -37,18 +37,26 @@ impl Raft {
     /// hold such a membership; one that does not may be a member whose disk was wiped, asked by a server that does not
     /// know it yet, or as one of the voters that are being left (trap 3.37).
     pub(super) fn may_vote(&self) -> bool {
-        let (latest, id) = (self.memberships.latest(), self.options.id);
-        let is_unknown = latest.learners.contains(&id) && !latest.incarnations.contains_key(&id);
         let is_whole = !self.is_recovering() || mutant::is(Mutant::RecoveringVotes);
-        is_whole && latest.contains(id) && !is_unknown && !self.is_replacement()
+        is_whole && self.own_membership().is_some_and(|own| self.is_meant_by(own))
     }
 
-    /// Whether the member of this number is another data folder, as far as the log here says. A server that was wiped
-    /// or removed and came back passes through its own past while it fetches the log: there it is a voter, and is not
-    /// the one who was meant. A server that lags behind could win an election with such votes (trap 3.37).
-    pub(super) fn is_replacement(&self) -> bool {
-        let bound = self.memberships.latest().incarnations.get(&self.options.id);
-        self.incarnation > 0 && bound.is_some_and(|bound| *bound != self.incarnation)
+    /// The membership in force. A leader that is being removed has appended the one without it, perhaps nowhere else:
+    /// as long as that is not known to be committed, the others may be unable to elect anybody without the vote, or
+    /// the log, of this server, so that the one before counts (Diss. 4.2.2, trap 3.47).
+    pub(super) fn own_membership(&self) -> Option<&Membership> {
+        self.memberships.newest_with(self.options.id, self.commit_index)
+    }
+
+    /// Whether the member of this number is this data folder, as far as the log here says. A server that was wiped or
+    /// removed and came back passes through its own past while it fetches the log: there it is a voter, and is not the
+    /// one who was meant. A server that lags behind could win an election with such votes (trap 3.37).
+    fn is_meant_by(&self, membership: &Membership) -> bool {
+        let id = self.options.id;
+        match membership.incarnations.get(&id) {
+            Some(bound) => self.incarnation == 0 || *bound == self.incarnation,
+            None => !membership.learners.contains(&id),
+        }
     }
 
     pub(super) fn begin_recovery(&mut self) {

@@ -644,6 +644,55 @@ fn trap_3_47_a_removed_leader_hands_over_and_goes() {
     }
 }
 
+/// Two servers, and the leader that is removed holds the end of the change alone when it loses its leadership: the other
+/// one can't win, for the longer log refuses it, and so the server that leaves has to lead once more (Diss. 4.2.2).
+#[test]
+fn trap_3_47_a_removed_leader_leads_again_if_only_it_has_the_whole_log() {
+    for restarts in [false, true] {
+        let mut world = bound(2);
+        world.change(1, Change::Remove(NodeId(1))).unwrap();
+        for _ in 0..100 {
+            if !members(&world, 1).contains(NodeId(1)) {
+                break;
+            }
+            world.deliver(0);
+        }
+        assert!(members(&world, 1).voters == ids(&[2]) && world.raft(1).is_changing());
+        assert!(members(&world, 2).is_joint(), "server 2 has not got the end yet");
+        world.network.clear();
+        if restarts {
+            world.crash(1);
+            world.restart(1);
+        } else {
+            world.isolate(1);
+            world.pass(4 * ELECTION_TIMEOUT_MS);
+            world.heal();
+        }
+        assert_eq!(world.leader(), None);
+        world.pass(12 * ELECTION_TIMEOUT_MS);
+        assert_eq!(world.leader(), Some(2));
+        assert_eq!(members(&world, 2).voters, ids(&[2]));
+        assert!(world.raft(1).is_removed());
+    }
+}
+
+/// A member is wiped, removed, and connects before the leader has given up telling it so: what the old data folder
+/// acknowledged says nothing about this one.
+#[test]
+fn trap_3_37_a_wiped_server_that_is_being_removed_has_lost_nothing() {
+    let mut world = bound(3);
+    world.damaged = Some(3);
+    world.wipe(3);
+    world.pass(ELECTION_TIMEOUT_MS);
+    world.change(1, Change::Remove(NodeId(3))).unwrap();
+    world.settle();
+    assert!(!members(&world, 1).contains(NodeId(3)) && !world.raft(1).is_changing());
+    world.restart(3);
+    world.connect(1, 3);
+    world.pass(ELECTION_TIMEOUT_MS);
+    assert!(!world.raft(3).status().is_recovering);
+}
+
 /// Diss. 4.3: a leader of the joint configuration commits by both majorities, and one that leaves does not count itself
 /// in the new one.
 #[test]
