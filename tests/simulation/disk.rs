@@ -220,9 +220,10 @@ pub struct Disk {
     /// Snapshots that may have got their names, and all that ever had one.
     perhaps: BTreeSet<EntryId>,
     named: BTreeSet<EntryId>,
-    /// Bits were flipped since the last start, or in a spare: no start reads that before it has become a segment.
+    /// Bits were flipped since the last start; or in the log's folder, since the log was last set aside: no start reads
+    /// what is behind a seal, or in a spare, before it is in the last segment.
     is_damaged: bool,
-    is_spare_damaged: bool,
+    is_log_damaged: bool,
     /// The node was to be rebuilt; the disk says so.
     pub was_asked_to_rebuild: bool,
     rejected: Written,
@@ -267,7 +268,7 @@ impl Disk {
             perhaps: BTreeSet::new(),
             named: BTreeSet::new(),
             is_damaged: false,
-            is_spare_damaged: false,
+            is_log_damaged: false,
             was_asked_to_rebuild: false,
             rejected: Written::No,
             is_recovering: false,
@@ -302,7 +303,7 @@ impl Disk {
         self.check_start(&loaded.recovered);
         self.interrupted.clear();
         self.perhaps.clear();
-        (self.is_damaged, self.was_asked_to_rebuild) = (self.is_spare_damaged, false);
+        (self.is_damaged, self.was_asked_to_rebuild) = (self.is_log_damaged, false);
         (self.rejected, self.cleared) = (Written::No, Written::No);
         Ok(loaded)
     }
@@ -333,8 +334,10 @@ impl Disk {
         let is_empty = found.base == EntryId::default() && found.log.is_empty();
         let may_forget = self.is_damaged || self.rejected != Written::No;
         let is_forgotten = recovered.recovering && is_empty && may_forget;
-        let states = || self.states().map(|(state, _)| state);
-        let knows = self.is_damaged || states().any(|state| state.hard_state == found.hard_state);
+        let is_known = |(state, newest): (Durable, EntryId)| {
+            [state.hard_state, state.starting_at(newest).hard_state].contains(&found.hard_state)
+        };
+        let knows = self.is_damaged || self.states().any(is_known);
         assert!(
             is_kept || is_forgotten && knows,
             "recovery: node {} recovered {}, recovering: {}; durable was {}, or one of {:?}; snapshots that may be \
@@ -361,8 +364,7 @@ impl Disk {
             let lost = std::mem::replace(&mut self.durable, found);
             self.lost.get_or_insert(lost);
             self.recoveries += 1;
-            // The spares went with the log.
-            self.is_spare_damaged = false;
+            self.is_log_damaged = false;
         }
         self.is_recovering = recovered.recovering;
         if !self.is_recovering {
@@ -708,7 +710,7 @@ impl Disk {
         let flipped = self.fs.flip_bit(rng, is_wanted);
         if let Some((path, _)) = &flipped {
             self.is_damaged = true;
-            self.is_spare_damaged |= path.extension().is_some_and(|extension| extension == "spare");
+            self.is_log_damaged |= path.parent().is_some_and(|parent| parent.ends_with("log"));
         }
         flipped
     }

@@ -338,14 +338,12 @@ impl World {
             return;
         }
         self.note_loss();
-        if self.boot(id).is_some() {
-            let end = if self.rng.one_in(2) {
-                End::PowerFailed
-            } else {
-                End::Killed
-            };
-            self.end(id, end);
-        }
+        let end = if self.rng.one_in(2) {
+            End::PowerFailed
+        } else {
+            End::Killed
+        };
+        self.end(id, end);
         for _ in 0..1 + self.rng.below(3) {
             let (node, rng) = (self.nodes.get_mut(&id).expect("a node"), &mut self.rng);
             if let Some((path, at)) = node.disk.flip_bit(rng) {

@@ -490,7 +490,7 @@ impl World {
             .disk
             .due(Lane::Snapshots)
             .filter(|due| lane != Lane::Snapshots && before != Some(*due));
-        self.checker.on_replaced(id, &replaced);
+        self.checker.on_replaced(id, &replaced, &self.nodes);
         let has_failed = done.iter().any(|done| matches!(done, Done::Failed(_)));
         let dues = [
             next.map(|due| (lane, due)),
