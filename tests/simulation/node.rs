@@ -283,6 +283,10 @@ impl Node {
         } = self.disk.open(self.bootstrap.clone(), may_crash, rng)?;
         self.disk.run(storage);
         self.boot += 1;
+        if self.life > 0 && self.incarnation == 0 {
+            // What was sent to the old folder after it was gone is not for this one.
+            self.life += 1;
+        }
         self.incarnation = identity.incarnation;
         let now = self.now(now_us);
         let raft_options = raft::Options {

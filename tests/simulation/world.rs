@@ -451,6 +451,9 @@ impl World {
                     deadline,
                 } => {
                     let deadline = self.nodes[&id].time_of(deadline);
+                    self.say(Mark::Message, |_| {
+                        format!("node {id} passes its order {sequence} on to {to}")
+                    });
                     self.call(id, to, sequence, order, deadline);
                 }
                 Effect::Cancel(sequence) => self.network.cancel(id, sequence),
@@ -460,6 +463,9 @@ impl World {
                         connection,
                         sequence,
                     } = call;
+                    self.say(Mark::Message, |_| {
+                        format!("node {id} answers order {sequence} of {caller}")
+                    });
                     self.dispatch(id, caller, connection, Body::Answer { sequence, reply });
                 }
                 Effect::StateHash(index, hash) => {
@@ -1024,6 +1030,11 @@ impl World {
     /// Nobody asks for anything: soon all members have applied the same, and none waits. And nobody disturbs them.
     fn agree(&mut self) {
         let timeout_us = self.setup.election_timeout_ms * MS;
+        // What is under way since the time of the faults may be orders whose askers have given up.
+        let is_packet = |event: &&Box<Event>| matches!(***event, Event::Arrive(_));
+        let late = self.queue.iter().rev().find(|(_, event)| is_packet(event));
+        let late = late.map_or(self.now, |((time, _), _)| *time);
+        self.run_until(late + 2 * timeout_us);
         // What was passed on for one who has gone meanwhile waits for its deadline.
         let end = self.now + 5 * timeout_us + 2 * self.setup.request_timeout_ms * MS;
         let (members, term) = (self.members(), self.newest_term());
@@ -1037,7 +1048,12 @@ impl World {
             assert!(
                 self.now < end,
                 "liveness: nobody asks for anything, and nodes {late:?} still wait, or have not applied all that is \
-                 committed"
+                 committed, up to {}: {:?}",
+                self.checker.invariants.commit_index(),
+                late.iter()
+                    .filter_map(|id| self.nodes[id].process.as_ref())
+                    .map(|process| (process.machine.applied().0, process.machine.is_idle()))
+                    .collect::<Vec<_>>()
             );
         }
         self.run_until(self.now + 3 * timeout_us);
