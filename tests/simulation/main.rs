@@ -77,7 +77,7 @@ fn worlds_of_seven_nodes() {
 }
 
 /// Worlds, by seed and nodes, that have found something; they need not find it any more since worlds have changed.
-const KEPT: [(u64, u64); 11] = [
+const KEPT: [(u64, u64); 20] = [
     (351, 3),
     (455, 3),
     (469, 3),
@@ -89,6 +89,15 @@ const KEPT: [(u64, u64); 11] = [
     (5385, 3),
     (5389, 3),
     (1496, 7),
+    (2648, 7),
+    (4394, 7),
+    (5650, 5),
+    (6804, 3),
+    (7110, 3),
+    (8273, 7),
+    (10615, 5),
+    (11849, 7),
+    (26520, 3),
 ];
 
 #[test]

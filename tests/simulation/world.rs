@@ -1031,9 +1031,11 @@ impl World {
     fn agree(&mut self) {
         let timeout_us = self.setup.election_timeout_ms * MS;
         // What is under way since the time of the faults may be orders whose askers have given up.
-        let is_packet = |event: &&Box<Event>| matches!(***event, Event::Arrive(_));
-        let late = self.queue.iter().rev().find(|(_, event)| is_packet(event));
-        let late = late.map_or(self.now, |((time, _), _)| *time);
+        let mut packets = self
+            .queue
+            .iter()
+            .filter(|(_, event)| matches!(***event, Event::Arrive(_)));
+        let late = packets.next_back().map_or(self.now, |((time, _), _)| *time);
         self.run_until(late + 2 * timeout_us);
         // What was passed on for one who has gone meanwhile waits for its deadline.
         let end = self.now + 5 * timeout_us + 2 * self.setup.request_timeout_ms * MS;
