@@ -36,8 +36,8 @@ impl Memberships {
         self.history.last().map_or(Index(0), |(index, _)| *index)
     }
 
-    /// The newest membership that has this server, of those that may be in force: the last one up to `commit_index`, and
-    /// all that may still be replaced.
+    /// The newest membership that has this server, of those that may be in force: the last one up to `commit_index`,
+    /// and all that may still be replaced.
     pub fn newest_with(&self, id: NodeId, commit_index: Index) -> Option<&Membership> {
         let is_old = |(at, _): &(Index, Membership)| *at <= commit_index;
         let committed = self.history.iter().rposition(is_old).unwrap_or(0);

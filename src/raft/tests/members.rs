@@ -644,8 +644,8 @@ fn trap_3_47_a_removed_leader_hands_over_and_goes() {
     }
 }
 
-/// Two servers, and the leader that is removed holds the end of the change alone when it loses its leadership: the other
-/// one can't win, for the longer log refuses it, and so the server that leaves has to lead once more (Diss. 4.2.2).
+/// Two servers, and the leader that is removed holds the end of the change alone when it loses its leadership: the
+/// other one can't win, for the longer log refuses it, so the server that leaves has to lead once more (Diss. 4.2.2).
 #[test]
 fn trap_3_47_a_removed_leader_leads_again_if_only_it_has_the_whole_log() {
     for restarts in [false, true] {
