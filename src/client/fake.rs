@@ -96,6 +96,7 @@ fn outcome(store: &mut Store, operation: Operation) -> Outcome {
         Operation::Write(command) => Outcome::Reply(store.apply(store.applied() + 1, NOW_MS, &command)),
         Operation::Query(query, _) => Outcome::Reply(store.query(&query, NOW_MS)),
         Operation::View(ReadMode::Quorum | ReadMode::Lease | ReadMode::Stale) => Outcome::View(store.view()),
+        Operation::Feed { .. } => Outcome::Reply(Reply::Nil),
         Operation::Transfer(_)
         | Operation::Snapshot
         | Operation::Change(_)

@@ -304,9 +304,11 @@ impl History {
         if cursor.sequence < self.first && cursor.complete < self.oldest {
             return Err(self.compacted(cursor.complete));
         }
-        let mut bytes = 0;
+        // Numbers may have been left out.
+        cursor.skip_to(self.first, 0);
+        let (mut bytes, full) = (0, out.len() + BATCH_EVENTS);
         for (sequence, event) in self.since(cursor.sequence).take(PIECE_EVENTS) {
-            if out.len() >= BATCH_EVENTS || bytes >= BATCH_BYTES {
+            if out.len() >= full || bytes >= BATCH_BYTES {
                 break;
             }
             if event.revision != cursor.revision {

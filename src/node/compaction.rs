@@ -261,6 +261,7 @@ impl<C> Machine<C> {
         tracing::info!(%last, keys = store.len(), "the leader's snapshot takes the place of the state here");
         let old = std::mem::replace(&mut self.store, store);
         host.discard(old.into());
+        self.feeds.jump(last.index.0);
         self.hashes.jumped_to(last.index, self.store.hash());
         for origin in self.waiters.covered(last.index) {
             let text = "the write was proposed, and a snapshot came in place of the log that says what became of it; \

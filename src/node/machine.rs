@@ -4,18 +4,21 @@
 //! Everything that needs a socket, the disk or a clock is asked of the [`Host`]. The same inputs give the same
 //! effects, so the simulation runs this code as it is.
 
+use bytes::Bytes;
+
 use super::changes::Changes;
 use super::compaction::Compaction;
+use super::feeds::Feeds;
 use super::forward::{Order, is_write};
 use super::hashes::Hashes;
 use super::host::{Host, Now};
 use super::members::Roster;
-use super::reads::{Read, ReadQueue};
+use super::reads::{Read, ReadQueue, Wanted};
 use super::request::{Operation, Outcome, ReadMode, Request, Submission};
 use super::verify::Verifications;
 use super::waiters::{Local, Origin, Overdue, Waiters};
 use crate::base::mutant::{self, Mutant};
-use crate::kv::{self, Code, Command, Reply, Store};
+use crate::kv::{self, Code, Command, Error, Reply, Store};
 use crate::raft::{Addresses, Entry, Envelope, Index, NodeId, Payload, Raft, Ready, Term, Ticks};
 
 /// How a node treats its requests.
@@ -68,6 +71,7 @@ pub struct Machine<C> {
     /// Who waits for the data folder to be marked.
     pub(super) rebuilds: Vec<Local>,
     pub(super) hashes: Hashes,
+    pub(super) feeds: Feeds,
     /// Since when the state here is known to differ from the leader's.
     pub(super) diverged_at: Option<Index>,
     /// What the host last said is free on the disk, and when it was last asked.
@@ -123,6 +127,7 @@ impl<C> Machine<C> {
             options,
             now,
             raft,
+            feeds: Feeds::new(store.applied()),
             store,
             waiters: Waiters::default(),
             reads: ReadQueue::default(),
@@ -196,8 +201,12 @@ impl<C> Machine<C> {
             }
             match operation {
                 Operation::Write(command) => self.write(command, Origin::Local(local), host),
-                Operation::Query(query, mode) => self.query(Some(query), mode, local),
-                Operation::View(mode) => self.query(None, mode, local),
+                Operation::Query(query, mode) => self.query(Wanted::Query(query), mode, local),
+                Operation::View(mode) => self.query(Wanted::View, mode, local),
+                Operation::Feed { prefix, from, mode } => match from {
+                    Some(_) => self.start_feed(prefix, from, local),
+                    None => self.query(Wanted::Feed(prefix), mode, local),
+                },
                 Operation::Transfer(target) => self.order(&Order::Transfer(target), local, host),
                 Operation::Snapshot => self.ask_for_snapshot(local),
                 Operation::Change(change) => self.order(&Order::Change(change), local, host),
@@ -213,6 +222,21 @@ impl<C> Machine<C> {
         if matches!(operation, Operation::Status | Operation::Rebuild) {
             return None;
         }
+        if let Some(reply) = self.unfit() {
+            return Some(reply);
+        }
+        if self.pending() >= self.options.max_pending {
+            let text = format!(
+                "{} requests wait on this node, its limits.max_pending; nothing was done, try again later",
+                self.pending()
+            );
+            return Some(Reply::error(Code::Busy, text));
+        }
+        None
+    }
+
+    /// Why this node serves nothing.
+    fn unfit(&self) -> Option<Reply> {
         if self.raft.is_removed() && !self.raft.is_leader() {
             let text = "this node was removed from its cluster and serves nothing; ask another node; nothing was done";
             return Some(Reply::error(Code::ClusterDown, text));
@@ -229,13 +253,6 @@ impl<C> Machine<C> {
                         node; nothing was done";
             return Some(Reply::error(Code::ClusterDown, text));
         }
-        if self.pending() >= self.options.max_pending {
-            let text = format!(
-                "{} requests wait on this node, its limits.max_pending; nothing was done, try again later",
-                self.pending()
-            );
-            return Some(Reply::error(Code::Busy, text));
-        }
         None
     }
 
@@ -244,8 +261,8 @@ impl<C> Machine<C> {
         self.waiters.len() + self.reads.len() + orders + self.compaction.waiting()
     }
 
-    fn query(&mut self, query: Option<kv::Query>, mode: ReadMode, local: Local) {
-        let read = Read { query, local };
+    fn query(&mut self, wanted: Wanted, mode: ReadMode, local: Local) {
+        let read = Read { wanted, local };
         match mode {
             ReadMode::Stale => self.answer_read(read),
             ReadMode::Quorum => self.reads.push(read),
@@ -258,10 +275,36 @@ impl<C> Machine<C> {
     }
 
     fn answer_read(&self, read: Read) {
-        match read.query {
-            Some(query) => read.local.answer(self.store.query(&query, self.now.wall_ms)),
-            None => read.local.answer_with(Outcome::View(self.store.view())),
+        match read.wanted {
+            Wanted::Query(query) => read.local.answer(self.store.query(&query, self.now.wall_ms)),
+            Wanted::View => read.local.answer_with(Outcome::View(self.store.view())),
+            Wanted::Feed(prefix) => self.start_feed(prefix, None, read.local),
         }
+    }
+
+    fn start_feed(&self, prefix: Bytes, from: Option<u64>, local: Local) {
+        // Also of a feed that has waited to begin.
+        if let Some(refusal) = self.unfit() {
+            return local.answer(refusal);
+        }
+        if self.raft.is_recovering() {
+            let text = "this node fetches everything from the others again and feeds nothing until it has it; ask \
+                        another node";
+            return local.answer(Reply::error(Code::ClusterDown, text));
+        }
+        match self.feeds.start(prefix, from) {
+            Ok(feed) => local.answer_with(Outcome::Feed(feed)),
+            Err(error) => local.answer(Reply::Error(error)),
+        }
+    }
+
+    /// Ends all change feeds; `why` goes before the advice.
+    pub(super) fn end_feeds(&self, code: Code, why: &str) {
+        let text = format!("{why}: the feed ends; resume it on another node");
+        self.feeds.end(&Error {
+            code,
+            text: text.into(),
+        });
     }
 
     /// A message of another node's core.
@@ -292,6 +335,10 @@ impl<C> Machine<C> {
                  may be the leader that is wrong: see who differs from the most with RAFT VERIFY first",
             );
             self.diverged_at = Some(index);
+            self.end_feeds(
+                Code::ClusterDown,
+                "the state of this node differs from the leader's",
+            );
         }
     }
 
@@ -350,6 +397,7 @@ impl<C> Machine<C> {
         for entry in committed {
             self.apply(entry, host)?;
         }
+        self.feeds.tell();
         for ready in reads {
             self.reads.confirmed(ready);
         }
@@ -381,6 +429,7 @@ impl<C> Machine<C> {
                 let time_ms = mutant::pick(Mutant::LocalTimeApplied, time_ms, self.now.wall_ms);
                 let reply = self.store.apply(index.0, time_ms, &command);
                 self.applied_own(&command, entry.id.term, index, host);
+                self.feeds.record(&mut self.store);
                 if let Some(garbage) = self.store.take_garbage() {
                     host.discard(garbage);
                 }
@@ -389,6 +438,7 @@ impl<C> Machine<C> {
             // A membership is in force since it was appended; see `members`.
             Payload::Noop | Payload::Membership(_) => {
                 self.store.advance(index.0);
+                self.feeds.record(&mut self.store);
                 None
             }
         };
@@ -565,6 +615,7 @@ impl<C> Machine<C> {
             let text = "the node is shutting down; nothing was read";
             read.local.answer(Reply::error(Code::ReadOnly, text));
         }
+        self.end_feeds(Code::ReadOnly, "the node is shutting down");
         self.compaction.stop();
         for transfer in std::mem::take(&mut self.transfers) {
             let text = "the node is shutting down before leadership was handed over";

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::host::Host;
 use super::machine::Machine;
+use crate::kv::Code;
 use crate::raft::{Addresses, Change, FollowerStatus, Index, Membership, NodeId, Status, Ticks};
 use crate::transport::Refusal;
 
@@ -175,6 +176,7 @@ impl<C> Machine<C> {
                 "this node was removed from its cluster: it serves nothing any more; stop it. To join again it needs \
                  an empty data folder, cluster.join = true, and RAFT ADD on a member",
             );
+            self.end_feeds(Code::ClusterDown, "this node was removed from its cluster");
         }
         self.roster.said_removed = removed;
     }

@@ -6,6 +6,8 @@
 //! `writes`, `waiters`, `reads`, `driver`, `persist`; and for snapshots `compaction` (when, and what follows),
 //! `transfer` (what is done to files) and `snapshots` (the threads that do it).
 //!
+//! `feeds` is what has changed lately, for those who follow it.
+//!
 //! `members` is whom this node knows and how they stand, `changes` what somebody wants changed there, `verify` the
 //! comparison of all states.
 
@@ -13,6 +15,7 @@ mod changes;
 mod clock;
 mod compaction;
 mod driver;
+mod feeds;
 mod forward;
 mod hashes;
 mod host;
@@ -35,6 +38,7 @@ mod writes;
 use tokio::sync::mpsc;
 
 pub use driver::{Loaded, NodeError, Options, Pulse, open, run};
+pub use feeds::Feed;
 pub use host::{Host, Now, SnapshotEvent};
 pub use machine::{Machine, Options as MachineOptions, UnreadableEntry};
 pub use persist::persist_batch;

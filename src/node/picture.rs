@@ -70,6 +70,7 @@ impl<C> Machine<C> {
             state_hash: self.store.hash(),
             members: raft.membership.addresses.iter().map(member).collect(),
             pending: self.pending() as u64,
+            feeds: self.feeds.len() as u64,
             problems: self.problems(&raft),
         }
     }

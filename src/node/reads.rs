@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
+
 use super::waiters::Local;
 use crate::base::mutant::{self, Mutant};
 use crate::kv::Query;
@@ -10,10 +12,21 @@ use crate::raft::{Index, ReadReady, Ticks};
 /// A read that waits.
 #[derive(Debug)]
 pub struct Read {
-    /// What is asked; `None` asks for a view of all keys.
-    pub query: Option<Query>,
+    /// What is asked.
+    pub wanted: Wanted,
     /// Who waits.
     pub local: Local,
+}
+
+/// What is asked for of a linearizable state.
+#[derive(Debug)]
+pub enum Wanted {
+    /// A few keys.
+    Query(Query),
+    /// A view of all keys.
+    View,
+    /// A change feed from now on, of the keys that begin with this.
+    Feed(Bytes),
 }
 
 /// All reads that wait. Those that arrive together are confirmed together. Bounded by `max_pending`, which the
@@ -151,7 +164,7 @@ mod tests {
     fn read(ticket: u64) -> Read {
         let (answers, _) = mpsc::unbounded_channel();
         Read {
-            query: None,
+            wanted: Wanted::View,
             local: Local { answers, ticket },
         }
     }

@@ -2,11 +2,13 @@
 
 use std::fmt;
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::kv;
 use crate::raft::{Addresses, NodeId};
 
+use super::feeds::Feed;
 use super::status::Status;
 
 /// One request to the node. Requests that arrive together travel together: see [`Node::submit`](super::Node::submit).
@@ -27,6 +29,15 @@ pub enum Operation {
     Query(kv::Query, ReadMode),
     /// A consistent view of all keys, to be walked by the asker.
     View(ReadMode),
+    /// A change feed.
+    Feed {
+        /// Of the keys that begin with this.
+        prefix: Bytes,
+        /// What has changed after this revision, from this node's history; `None` is from now on.
+        from: Option<u64>,
+        /// What "now" is.
+        mode: ReadMode,
+    },
     /// Hand leadership to this voter, or to the most up-to-date one. Passed to the leader where need be.
     Transfer(Option<NodeId>),
     /// Take a snapshot of this node's state and drop the log behind it; answered when it is durable.
@@ -101,6 +112,8 @@ pub enum Outcome {
     Reply(kv::Reply),
     /// The answer to [`Operation::View`]: an O(1) copy of the state.
     View(kv::View),
+    /// The answer to [`Operation::Feed`].
+    Feed(Feed),
     /// The answer to [`Operation::Status`].
     Status(Box<Status>),
 }

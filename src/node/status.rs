@@ -52,6 +52,8 @@ pub struct Status {
     pub members: Vec<Member>,
     /// Requests waiting for an answer.
     pub pending: u64,
+    /// Change feeds that are read from this node.
+    pub feeds: u64,
     /// What is wrong with this node or its cluster, each with what to do about it; empty when all is well.
     pub problems: Vec<String>,
 }

@@ -28,7 +28,7 @@ pub(super) struct Recovering {
 
 impl Raft {
     /// Whether this server may lack what it once acknowledged.
-    pub(super) fn is_recovering(&self) -> bool {
+    pub fn is_recovering(&self) -> bool {
         self.recovering.is_some()
     }
 
