@@ -146,7 +146,7 @@ fn of_status(status: &Status) -> Registry {
 }
 
 /// Name, help and value of each number of the status.
-fn numbers(status: &Status) -> [(&'static str, &'static str, u64); 17] {
+fn numbers(status: &Status) -> [(&'static str, &'static str, u64); 18] {
     [
         ("term", "The current term", status.term.0),
         (
@@ -200,6 +200,7 @@ fn numbers(status: &Status) -> [(&'static str, &'static str, u64); 17] {
         ("sessions", "Open sessions of SEQ", status.sessions),
         ("once_tokens", "Tokens of ONCE that are remembered", status.tokens),
         ("pending", "Requests waiting for their answer", status.pending),
+        ("feeds", "Change feeds that are read from this node", status.feeds),
         (
             "problems",
             "What is wrong with this node or its cluster, see STATUS",

@@ -4,6 +4,7 @@
 //! ready, and only then wait for answers or more bytes. While it writes it reads nothing, so a client that
 //! does not read its replies stops itself, and is cut after a time.
 
+mod feed;
 mod output;
 #[cfg(test)]
 mod tests;
@@ -22,7 +23,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::kv::{Code, Command, Error, Query, Reply, View};
-use crate::node::{Answer, Operation, Outcome, ReadMode, Request, Submission};
+use crate::node::{Answer, Feed, Operation, Outcome, ReadMode, Request, Submission};
 
 use super::budget::Share;
 use super::codec::{Decoded, Decoder, Dialect, Limits};
@@ -32,6 +33,7 @@ use super::stats::Ending;
 use super::table::{self, Action, ConnectionAction, Kind, Page, ScanStep, Walk, err};
 use super::transaction::{Begun, Transaction, with_locals};
 use super::{Service, pages, slowlog};
+use feed::Following;
 
 /// How many requests of one connection may be under way.
 const REQUESTS_MAX: usize = 1024;
@@ -110,6 +112,8 @@ struct Connection<'a, S> {
     held: Option<Parsed>,
     answers: mpsc::UnboundedSender<Answer>,
     inbox: mpsc::UnboundedReceiver<Answer>,
+    /// The change feed, while it is on.
+    feed: Option<Following>,
     phase: Phase,
 }
 
@@ -141,6 +145,8 @@ struct Slot {
     is_silent: bool,
     bytes: usize,
     state: State,
+    /// UNFEED, RESET.
+    ends_feed: bool,
     trace: Trace,
 }
 
@@ -158,6 +164,8 @@ enum State {
     Waiting(Then),
     /// Answered.
     Ready(Response),
+    /// A feed begins when its turn comes.
+    Feed(Feed),
     /// A view is there, to be walked when its turn comes.
     Walk(View, Walk),
     /// The same for SCAN.
@@ -178,6 +186,7 @@ enum Then {
     Read,
     /// Make something of the value of this key.
     OfValue(Bytes, fn(&[u8], &[u8]) -> Reply),
+    Feed,
     Walk(Walk),
     /// With the key where the step begins.
     Scan(Bytes, ScanStep),
@@ -218,6 +227,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             held: None,
             answers,
             inbox,
+            feed: None,
             phase: Phase::Open,
         }
     }
@@ -233,11 +243,25 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
                 // There is room again for what is in the buffer.
                 continue;
             }
-            if self.slots.is_empty() && self.held.is_none() && self.phase != Phase::Open {
+            if self.is_done() {
                 return self.close().await;
             }
-            self.wait(cancelled.as_mut(), &mut last_input).await?;
+            match self.wait(cancelled.as_mut(), &mut last_input).await? {
+                Woken::ByFeed => self.write_events().await?,
+                Woken::ByShutdown => self.end_feed(stopping_feed()).await?,
+                Woken::ByOther => {}
+            }
         }
+    }
+
+    /// Whether there is nothing left to be said. A client that only closed its sending half still hears its feed.
+    fn is_done(&self) -> bool {
+        let is_over = match self.phase {
+            Phase::Open => false,
+            Phase::HalfClosed => self.feed.is_none(),
+            Phase::Draining | Phase::Closing => true,
+        };
+        is_over && self.slots.is_empty() && self.held.is_none()
     }
 
     /// Waits until there is something to do.
@@ -245,10 +269,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
         &mut self,
         cancelled: Pin<&mut impl Future<Output = ()>>,
         last_input: &mut Instant,
-    ) -> io::Result<()> {
+    ) -> io::Result<Woken> {
         let idle_timeout = self.service.settings.idle_timeout();
         let may_read = self.phase == Phase::Open && self.has_room() && self.held.is_none();
-        let may_idle_out = !idle_timeout.is_zero() && self.slots.is_empty();
+        let may_idle_out = !idle_timeout.is_zero() && self.slots.is_empty() && self.feed.is_none();
         let read_bytes = if may_read {
             self.share.may_read(self.read_bytes)
         } else {
@@ -277,6 +301,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             }
             () = cancelled, if matches!(self.phase, Phase::Open | Phase::HalfClosed) => {
                 self.phase = Phase::Draining;
+                return Ok(Woken::ByShutdown);
+            }
+            () = feed_due(self.feed.as_ref()), if self.feed.is_some() && self.phase != Phase::Closing => {
+                return Ok(Woken::ByFeed);
             }
             () = sleep_until(*last_input + idle_timeout), if may_idle_out => {
                 self.service.counters.on_idle_closed();
@@ -288,7 +316,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             // Requests that are neither answered nor under way do not exist.
             else => return Err(io::Error::other("internal: a connection with nothing to wait for")),
         }
-        Ok(())
+        Ok(Woken::ByOther)
     }
 
     fn on_read(&mut self, bytes: usize) {
@@ -438,7 +466,18 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             return Some(parsed);
         }
         let is_understood = parsed.action.is_ok();
-        let state = match self.begin(parsed.action, parsed.bytes) {
+        let ends_feed = matches!(
+            parsed.action,
+            Ok(Action::Unfeed | Action::Connection(ConnectionAction::Reset))
+        );
+        let is_resp2 = Encoding::of(parsed.dialect, self.session.resp3()) == Encoding::Resp2;
+        let is_fed = is_resp2 && self.feed.is_some() && !ends_feed;
+        let begun = match parsed.action {
+            Ok(action) if is_fed && action.kind() != Kind::Local => Err(feed_is_on().into()),
+            action => self.begin(action, parsed.bytes),
+        };
+        let ends_feed = ends_feed && !matches!(begun, Err(Response::Reply(Reply::Error(_))));
+        let state = match begun {
             Ok((operation, then)) => {
                 *self.under_way(then.is_write()) += 1;
                 let ticket = self.first_ticket + self.slots.len() as u64;
@@ -464,6 +503,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             is_silent,
             bytes: parsed.bytes,
             state,
+            ends_feed,
             trace: parsed.trace,
         });
         self.settle();
@@ -479,6 +519,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
         }
         let begun = match action {
             Action::Answer(response) => return Err(response),
+            Action::Unfeed => return Err(Reply::Ok.into()),
             Action::Connection(action) => {
                 match action {
                     ConnectionAction::Quit => self.phase = Phase::Closing,
@@ -521,6 +562,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
                 (Operation::View(mode), Then::Scan(from, step))
             }
             Action::RandomKey => (Operation::View(mode), Then::Draw),
+            Action::Feed { prefix, from } => (Operation::Feed { prefix, from, mode }, Then::Feed),
             Action::Page(page) => (Operation::Status, Then::Page(page)),
         };
         if self.phase == Phase::Draining {
@@ -579,6 +621,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             (Then::Walk(walk), Outcome::View(view)) => State::Walk(view, walk),
             (Then::Scan(from, step), Outcome::View(view)) => State::Scan(view, from, step),
             (Then::Draw, Outcome::View(view)) => State::Draw(view),
+            (Then::Feed, Outcome::Feed(feed)) => State::Feed(feed),
             (Then::Page(page), Outcome::Status(status)) => {
                 State::Ready(pages::render(&page, &status, self.service))
             }
@@ -668,6 +711,35 @@ fn linearizable(mode: ReadMode) -> ReadMode {
     match mode {
         ReadMode::Quorum | ReadMode::Stale => ReadMode::Quorum,
         ReadMode::Lease => ReadMode::Lease,
+    }
+}
+
+/// What ended a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Woken {
+    ByFeed,
+    ByShutdown,
+    ByOther,
+}
+
+async fn feed_due(feed: Option<&Following>) {
+    if let Some(feed) = feed {
+        feed.due().await;
+    }
+}
+
+fn feed_is_on() -> Error {
+    err(
+        "a change feed is on, and in RESP2 its events could not be told from the reply; nothing was done: UNFEED first, \
+         say HELLO 3, or use another connection",
+    )
+}
+
+fn stopping_feed() -> Error {
+    let text = "the node is shutting down: the feed ends; resume it on another node".into();
+    Error {
+        code: Code::ReadOnly,
+        text,
     }
 }
 

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::kv::{Reply, Store};
 use crate::node::{
-    Answer, Member, MemberProgress, Node, Operation, Outcome, ReadMode, Role, Status, Submission,
+    Answer, Feeds, Member, MemberProgress, Node, Operation, Outcome, ReadMode, Role, Status, Submission,
 };
 use crate::raft::{Index, NodeId, Term};
 
@@ -74,7 +74,7 @@ impl Fake {
 }
 
 async fn drive(mut queue: mpsc::Receiver<Submission>, seen: mpsc::UnboundedSender<usize>, delay: Duration) {
-    let mut store = Store::new();
+    let (mut store, feeds) = (Store::new(), Feeds::new(0));
     while let Some(submission) = queue.recv().await {
         seen.send(submission.requests.len()).ok();
         if !delay.is_zero() {
@@ -82,21 +82,29 @@ async fn drive(mut queue: mpsc::Receiver<Submission>, seen: mpsc::UnboundedSende
         }
         let answers = submission.requests.into_iter().map(|request| Answer {
             ticket: request.ticket,
-            outcome: outcome(&mut store, request.operation),
+            outcome: outcome(&mut store, &feeds, request.operation),
         });
         let answers: Vec<Answer> = answers.collect();
+        feeds.tell();
         for answer in answers.into_iter().rev() {
             submission.answers.send(answer).ok();
         }
     }
 }
 
-fn outcome(store: &mut Store, operation: Operation) -> Outcome {
+fn outcome(store: &mut Store, feeds: &Feeds, operation: Operation) -> Outcome {
     match operation {
-        Operation::Write(command) => Outcome::Reply(store.apply(store.applied() + 1, NOW_MS, &command)),
+        Operation::Write(command) => {
+            let reply = store.apply(store.applied() + 1, NOW_MS, &command);
+            feeds.record(store);
+            Outcome::Reply(reply)
+        }
         Operation::Query(query, _) => Outcome::Reply(store.query(&query, NOW_MS)),
         Operation::View(ReadMode::Quorum | ReadMode::Lease | ReadMode::Stale) => Outcome::View(store.view()),
-        Operation::Feed { .. } => Outcome::Reply(Reply::Nil),
+        Operation::Feed { prefix, from, .. } => match feeds.start(prefix, from) {
+            Ok(feed) => Outcome::Feed(feed),
+            Err(error) => Outcome::Reply(Reply::Error(error)),
+        },
         Operation::Transfer(_)
         | Operation::Snapshot
         | Operation::Change(_)

@@ -70,9 +70,10 @@ fn server(status: &Status, service: &Service) -> Vec<String> {
     ]
 }
 
-fn clients(_: &Status, service: &Service) -> Vec<String> {
+fn clients(status: &Status, service: &Service) -> Vec<String> {
     vec![
         format!("connected_clients:{}", service.counters().connections()),
+        format!("change_feeds:{}", status.feeds),
         format!("maxclients:{}", service.settings.max_connections()),
         // No command waits for another client.
         "blocked_clients:0".into(),

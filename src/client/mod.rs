@@ -16,6 +16,10 @@
 //!
 //! Between MULTI and EXEC nothing goes to the node: `transaction` gathers the commands, and EXEC is one write.
 //!
+//! **Feeds.** FEED makes the connection one on which events leave between the replies, for as long as its client
+//! likes: other requests go on, but in RESP2, where a client could not tell their lists from events. A feed ends with
+//! UNFEED or RESET; one that can't go on ends with an error, and the connection with it.
+//!
 //! **Bounds.** A connection has at most 1024 requests under way, and some MiB of them, and a transaction of the size of
 //! one request; past it, and while its client does not read replies, nothing more is read from its socket. All
 //! connections together have a bound of their own, see `budget`. Nothing that comes from a socket ends in a panic.
@@ -25,7 +29,7 @@
 //!
 //! This layer knows nothing of Raft, the log, or other nodes beyond what [`Node`] tells.
 //!
-//! Missing: users and permissions (the table's flags are there for them), TLS, FEED.
+//! Missing: users and permissions (the table's flags are there for them), TLS.
 
 mod accept;
 mod administration;
@@ -76,6 +80,8 @@ pub struct Options {
     pub stall_timeout: Duration,
     /// `limits.once_window`: how long tokens of ONCE are remembered.
     pub once_window: Duration,
+    /// A change feed that has shown nothing for so long says how far it has read.
+    pub mark_interval: Duration,
     /// `raft.read_mode`: how connections read that did not say READ.
     pub read_mode: ReadMode,
     /// The port of `listen.client`, for INFO.
@@ -100,6 +106,7 @@ impl Default for Options {
             idle_timeout: Duration::ZERO,
             stall_timeout: Duration::from_secs(30),
             once_window: Duration::from_secs(3600),
+            mark_interval: Duration::from_secs(5),
             read_mode: ReadMode::Quorum,
             tcp_port: 7238,
             max_pending: 65_536,

@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::base::escape;
-use crate::kv::{Error, Reply};
+use crate::kv::{Error, Event, Reply};
 
 use super::codec::Dialect;
 use super::{line, resp};
@@ -48,6 +48,14 @@ impl Encoding {
         }
     }
 
+    /// The same dialect in this version of RESP.
+    pub(crate) fn at_version(self, resp3: bool) -> Encoding {
+        match self {
+            Encoding::Line => Encoding::Line,
+            Encoding::Resp2 | Encoding::Resp3 => Encoding::of(Dialect::Resp, resp3),
+        }
+    }
+
     /// Appends a reply.
     pub(crate) fn put(self, reply: &Reply, out: &mut BytesMut) {
         match self {
@@ -66,6 +74,22 @@ impl Encoding {
         match self {
             Encoding::Resp2 => out.extend_from_slice(b"*-1\r\n"),
             Encoding::Line | Encoding::Resp3 => self.put(&Reply::Nil, out),
+        }
+    }
+
+    /// Appends an event of a change feed: revision, kind, key, value.
+    pub(crate) fn put_event(self, event: &Event, out: &mut BytesMut) {
+        // RESP2 knows no messages beside the replies.
+        let head = if self == Encoding::Resp2 { b'*' } else { b'>' };
+        resp::head(head, 4, out);
+        let revision = i64::try_from(event.revision()).unwrap_or(i64::MAX);
+        self.put(&Reply::Integer(revision), out);
+        self.put(&Reply::Text(event.kind().into()), out);
+        for bytes in [event.key(), event.value().map(AsRef::as_ref)] {
+            match bytes {
+                Some(bytes) => self.put_value(bytes, out),
+                None => self.put(&Reply::Nil, out),
+            }
         }
     }
 

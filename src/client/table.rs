@@ -10,6 +10,7 @@ mod client;
 mod command;
 mod connection;
 mod expiry;
+mod feeds;
 mod keys;
 mod leases;
 mod node;
@@ -127,6 +128,15 @@ pub(crate) enum Action {
     Scan(ScanStep),
     /// RANDOMKEY.
     RandomKey,
+    /// FEED.
+    Feed {
+        /// Of the keys that begin with this.
+        prefix: Bytes,
+        /// What has changed after this revision; `None` is from now on.
+        from: Option<u64>,
+    },
+    /// UNFEED.
+    Unfeed,
     /// What the node is to do beside reads and writes: hand over, change the membership, compare states.
     Operate(Operation),
     /// What is made of the value of a key: the read, the key again, and what to make of it; nothing if it is absent.
@@ -271,7 +281,7 @@ pub(crate) struct Args<'a> {
 pub(crate) struct Under(&'static str, &'static str, &'static str);
 
 /// The families, in the order of HELP, by Redis's names for such groups.
-const FAMILIES: [(&str, &[Row]); 10] = [
+const FAMILIES: [(&str, &[Row]); 11] = [
     ("string", strings::ROWS),
     ("generic", expiry::ROWS),
     ("generic", keys::ROWS),
@@ -279,6 +289,7 @@ const FAMILIES: [(&str, &[Row]); 10] = [
     ("generic", once::ROWS),
     ("generic", scans::ROWS),
     ("transactions", transaction::ROWS),
+    ("pubsub", feeds::ROWS),
     ("server", node::ROWS),
     ("server", server::ROWS),
     ("connection", connection::ROWS),
@@ -370,12 +381,13 @@ impl Action {
             | Action::Walk(_)
             | Action::Scan(_)
             | Action::RandomKey
+            | Action::Feed { .. }
             | Action::Page(_) => Kind::Read,
             Action::Transaction(TransactionAction::Watch(_)) => Kind::Read,
             Action::Transaction(TransactionAction::Multi) => Kind::Local,
             // After the answer to a WATCH that is under way, which belongs to the time before.
             Action::Transaction(_) | Action::Connection(ConnectionAction::Reset) => Kind::Write,
-            Action::Answer(_) | Action::Administer(_) | Action::Connection(_) => Kind::Local,
+            Action::Answer(_) | Action::Administer(_) | Action::Connection(_) | Action::Unfeed => Kind::Local,
         }
     }
 }
@@ -513,26 +525,6 @@ pub(crate) fn err(text: impl Into<std::borrow::Cow<'static, str>>) -> Error {
 
 fn answer(reply: Reply) -> Result<Action, Error> {
     Ok(Action::Answer(Response::Reply(reply)))
-}
-
-fn not_built(args: &Args<'_>) -> Result<Action, Error> {
-    Err(err(format!(
-        "{} is not built yet; nothing was done",
-        args.row.name
-    )))
-}
-
-/// A row for a command of the interface that is still to come, so that it is refused in plain words.
-const fn later(name: &'static str) -> Row {
-    Row {
-        name,
-        arity: -1,
-        flags: &[],
-        keys: Keys::NONE,
-        parse: not_built,
-        syntax: "",
-        summary: "",
-    }
 }
 
 /// Redis's sentence, in which each word is followed by a blank; or what is here instead of Redis's command.

@@ -28,7 +28,7 @@ const PACE_MAX: Duration = Duration::from_secs(1);
 
 /// The feeds of a node.
 #[derive(Debug)]
-pub(super) struct Feeds {
+pub(crate) struct Feeds {
     shared: Arc<Mutex<Shared>>,
 }
 

@@ -39,6 +39,8 @@ use tokio::sync::mpsc;
 
 pub use driver::{Loaded, NodeError, Options, Pulse, open, run};
 pub use feeds::Feed;
+#[cfg(test)]
+pub(crate) use feeds::Feeds;
 pub use host::{Host, Now, SnapshotEvent};
 pub use machine::{Machine, Options as MachineOptions, UnreadableEntry};
 pub use persist::persist_batch;

@@ -9,9 +9,12 @@ use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use crate::client::reply::{Encoding, Response};
+use crate::client::table::err;
 use crate::client::walk::{Draw, First, ScanWalk, Walker, random};
 use crate::kv::Reply;
+use crate::node::Feed;
 
+use super::feed::Following;
 use super::{Connection, Phase, READ_MIN_BYTES, State, timed_out};
 
 /// Output is written when it has so many bytes, even if more is ready.
@@ -42,10 +45,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
             self.first_ticket += 1;
             self.slots_bytes -= slot.bytes;
             answered += 1;
+            if slot.ends_feed {
+                self.feed = None;
+            }
             match slot.state {
                 State::Waiting(_) => {}
                 _ if slot.is_silent => {}
                 State::Ready(response) => self.put(slot.encoding, &response).await?,
+                State::Feed(feed) => self.begin_feed(slot.encoding, feed).await?,
                 State::Walk(view, walk) => self.put_walk(slot.encoding, Walker::new(view, &walk)).await?,
                 State::Scan(view, from, step) => {
                     self.put_scan(slot.encoding, ScanWalk::new(view, from, step))
@@ -56,6 +63,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
         }
         self.flush().await?;
         Ok(answered)
+    }
+
+    async fn begin_feed(&mut self, encoding: Encoding, feed: Feed) -> io::Result<()> {
+        if self.feed.is_some() {
+            let text = "a change feed is on; nothing was done: UNFEED first, or use another connection";
+            return self.put(encoding, &err(text).into()).await;
+        }
+        let mark_interval = self.service.options.mark_interval;
+        self.feed = Some(Following::new(feed, encoding, mark_interval));
+        self.put(encoding, &Reply::Ok.into()).await
     }
 
     async fn put(&mut self, encoding: Encoding, response: &Response) -> io::Result<()> {
@@ -130,7 +147,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
         self.put(encoding, &reply.into()).await
     }
 
-    async fn flush_if_full(&mut self) -> io::Result<()> {
+    pub(super) async fn flush_if_full(&mut self) -> io::Result<()> {
         let is_full = match self.service.budget.is_over() {
             true => self.output.len() >= WRITE_SHORT_BYTES,
             false => self.output.len() >= WRITE_BYTES,
@@ -138,7 +155,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
         if !is_full { Ok(()) } else { self.flush().await }
     }
 
-    async fn flush(&mut self) -> io::Result<()> {
+    pub(super) async fn flush(&mut self) -> io::Result<()> {
         if self.output.is_empty() {
             return Ok(());
         }

@@ -426,3 +426,138 @@ async fn another_clients_write_between_watch_and_exec_is_seen() {
     assert_eq!(read_line(&mut stream).await, "_");
     assert_eq!(read_line(&mut stream).await, "+theirs");
 }
+
+async fn read_lines(stream: &mut (impl AsyncReadExt + Unpin), count: usize) -> String {
+    let mut lines = Vec::new();
+    for _ in 0..count {
+        lines.push(read_line(stream).await);
+    }
+    lines.join(" ")
+}
+
+#[tokio::test]
+async fn events_leave_between_the_replies_in_each_dialect() {
+    let fake = fake();
+    let mut people = fake.connect();
+    people.write_all(b"SET a 0\nFEED\nSET a 1\n").await.unwrap();
+    assert_eq!(
+        read_lines(&mut people, 3).await,
+        "+OK +OK +OK",
+        "the write before it is not fed"
+    );
+    assert_eq!(read_lines(&mut people, 5).await, ">4 :2 +set +a +1");
+    let (mut resp2, mut resp3) = (fake.connect(), fake.connect());
+    resp2
+        .write_all(b"*3\r\n$4\r\nFEED\r\n$4\r\nFROM\r\n$1\r\n2\r\n")
+        .await
+        .unwrap();
+    resp3
+        .write_all(b"*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n")
+        .await
+        .unwrap();
+    while read_line(&mut resp3).await != "*0" {}
+    resp3.write_all(b"*1\r\n$4\r\nFEED\r\n").await.unwrap();
+    assert_eq!(read_line(&mut resp2).await, "+OK");
+    assert_eq!(read_line(&mut resp3).await, "+OK");
+    people.write_all(b"DEL a\n").await.unwrap();
+    assert_eq!(read_lines(&mut people, 6).await, ":1 >4 :3 +del +a _");
+    assert_eq!(read_lines(&mut resp2, 6).await, "*4 :3 +del $1 a $-1");
+    assert_eq!(read_lines(&mut resp3, 6).await, ">4 :3 +del $1 a _");
+}
+
+#[tokio::test]
+async fn a_client_that_closed_its_sending_half_still_hears_its_feed() {
+    let fake = fake();
+    let (mut reader, mut writer) = tokio::io::split(fake.connect());
+    writer.write_all(b"FEED\n").await.unwrap();
+    writer.shutdown().await.unwrap();
+    assert_eq!(read_line(&mut reader).await, "+OK");
+    assert_eq!(fake.talk("SET a 1\n").await, "+OK\r\n");
+    assert_eq!(read_lines(&mut reader, 5).await, ">4 :1 +set +a +1");
+    assert_eq!(fake.talk("FEED\nUNFEED\n").await, "+OK\r\n+OK\r\n");
+}
+
+#[tokio::test]
+async fn an_idle_feed_says_how_far_it_has_read_and_is_not_closed_for_idling() {
+    let options = Options {
+        idle_timeout: Duration::from_millis(60),
+        mark_interval: Duration::from_millis(200),
+        ..Options::default()
+    };
+    let fake = Fake::start(options, Duration::ZERO);
+    let mut client = fake.connect();
+    client.write_all(b"FEED PREFIX p\n").await.unwrap();
+    assert_eq!(read_line(&mut client).await, "+OK");
+    assert_eq!(fake.talk("SET other 1\nSET other 2\n").await, "+OK\r\n+OK\r\n");
+    // What was written may have come between two bookmarks.
+    while read_lines(&mut client, 5).await != ">4 :2 +mark _ _" {}
+    assert_eq!(read_lines(&mut client, 5).await, ">4 :2 +mark _ _");
+}
+
+#[tokio::test]
+async fn a_feed_ends_with_a_reason_when_the_node_stops() {
+    let fake = fake();
+    let mut client = fake.connect();
+    client.write_all(b"SET a 1\nFEED\n").await.unwrap();
+    assert_eq!(read_lines(&mut client, 2).await, "+OK +OK");
+    fake.shutdown.cancel();
+    let mut rest = String::new();
+    client.read_to_string(&mut rest).await.unwrap();
+    assert_eq!(
+        rest,
+        "-READONLY the node is shutting down: the feed ends; resume it on another node, FROM 1\r\n"
+    );
+}
+
+#[tokio::test]
+async fn a_slow_reader_is_told_and_cut_and_nobody_waits_for_it() {
+    let fake = fake();
+    let mut slow = fake.connect_with(256);
+    slow.write_all(b"FEED\n").await.unwrap();
+    assert_eq!(read_line(&mut slow).await, "+OK");
+    let mut quick = fake.connect();
+    quick.write_all(b"FEED PREFIX last\n").await.unwrap();
+    assert_eq!(read_line(&mut quick).await, "+OK");
+    // More than the history keeps.
+    let value = "v".repeat(1 << 19);
+    for _ in 0..40 {
+        assert_eq!(fake.talk(format!("SET k {value}\n")).await, "+OK\r\n");
+    }
+    assert_eq!(fake.talk("SET last 1\n").await, "+OK\r\n");
+    assert_eq!(read_lines(&mut quick, 5).await, ">4 :41 +set +last +1");
+    let mut rest = String::new();
+    slow.read_to_string(&mut rest).await.unwrap();
+    let last = rest.lines().last().unwrap();
+    assert!(
+        last.starts_with("-COMPACTED the changes after revision "),
+        "{last}"
+    );
+}
+
+#[tokio::test]
+async fn a_reader_that_reads_nothing_at_all_is_cut() {
+    let options = Options {
+        stall_timeout: Duration::from_millis(100),
+        ..Options::default()
+    };
+    let fake = Fake::start(options, Duration::ZERO);
+    let mut slow = fake.connect_with(256);
+    slow.write_all(b"FEED\n").await.unwrap();
+    assert_eq!(read_line(&mut slow).await, "+OK");
+    assert_eq!(
+        fake.talk(format!("SET k {}\n", "v".repeat(1000))).await,
+        "+OK\r\n"
+    );
+    let cut = async {
+        while fake.service.counters().connections() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(20), cut).await.unwrap();
+    let mut rest = String::new();
+    slow.read_to_string(&mut rest).await.unwrap();
+    assert!(
+        !rest.ends_with("\r\n"),
+        "cut in the middle of what it did not read"
+    );
+}

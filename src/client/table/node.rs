@@ -10,7 +10,7 @@ use crate::node::{MembershipChange, Operation};
 use crate::raft::{Addresses, NodeId};
 
 use super::{
-    Action, Args, Flag, Keys, Page, Row, Under, answer, command, err, find, help_of, help_under, later, rows,
+    Action, Args, Flag, Keys, Page, Row, Under, answer, command, err, find, help_of, help_under, rows,
 };
 
 pub(super) const ROWS: &[Row] = &[
@@ -53,8 +53,6 @@ pub(super) const ROWS: &[Row] = &[
         syntax: "STATUS|MEMBERS|ADD|PROMOTE|REMOVE|TRANSFER|SNAPSHOT|VERIFY|REBUILD|HELP",
         summary: "the consensus underneath: its status, its members and their changes",
     },
-    later("FEED"),
-    later("UNFEED"),
 ];
 
 /// The commands under RAFT.
