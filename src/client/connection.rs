@@ -247,9 +247,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
                 return self.close().await;
             }
             match self.wait(cancelled.as_mut(), &mut last_input).await? {
-                Woken::ByFeed => self.write_events().await?,
-                Woken::ByShutdown => self.end_feed(stopping_feed()).await?,
-                Woken::ByOther => {}
+                Woken::Feed => self.write_events().await?,
+                Woken::Shutdown => self.end_feed(stopping_feed()).await?,
+                Woken::Other => {}
             }
         }
     }
@@ -301,10 +301,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             }
             () = cancelled, if matches!(self.phase, Phase::Open | Phase::HalfClosed) => {
                 self.phase = Phase::Draining;
-                return Ok(Woken::ByShutdown);
+                return Ok(Woken::Shutdown);
             }
             () = feed_due(self.feed.as_ref()), if self.feed.is_some() && self.phase != Phase::Closing => {
-                return Ok(Woken::ByFeed);
+                return Ok(Woken::Feed);
             }
             () = sleep_until(*last_input + idle_timeout), if may_idle_out => {
                 self.service.counters.on_idle_closed();
@@ -316,7 +316,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             // Requests that are neither answered nor under way do not exist.
             else => return Err(io::Error::other("internal: a connection with nothing to wait for")),
         }
-        Ok(Woken::ByOther)
+        Ok(Woken::Other)
     }
 
     fn on_read(&mut self, bytes: usize) {
@@ -717,9 +717,9 @@ fn linearizable(mode: ReadMode) -> ReadMode {
 /// What ended a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Woken {
-    ByFeed,
-    ByShutdown,
-    ByOther,
+    Feed,
+    Shutdown,
+    Other,
 }
 
 async fn feed_due(feed: Option<&Following>) {
@@ -730,8 +730,8 @@ async fn feed_due(feed: Option<&Following>) {
 
 fn feed_is_on() -> Error {
     err(
-        "a change feed is on, and in RESP2 its events could not be told from the reply; nothing was done: UNFEED first, \
-         say HELLO 3, or use another connection",
+        "a change feed is on, and in RESP2 its events could not be told from the reply; nothing was done: UNFEED \
+         first, say HELLO 3, or use another connection",
     )
 }
 

@@ -22,6 +22,8 @@ pub enum Reply {
     Nothing,
     /// `*n` and n replies.
     List(Vec<Reply>),
+    /// `>n` and n replies.
+    Event(Vec<Reply>),
 }
 
 /// A connection. After an I/O error (a timeout included) it is of no more use: a reply may be half read.
@@ -80,12 +82,14 @@ impl Client {
                     message: message.into(),
                 })
             }
-            '*' => {
+            '*' | '>' => {
                 let count: usize = rest.parse().map_err(|_| bad(line))?;
-                (0..count)
-                    .map(|_| self.receive())
-                    .collect::<io::Result<_>>()
-                    .map(Reply::List)
+                let replies = (0..count).map(|_| self.receive()).collect::<io::Result<_>>()?;
+                Ok(if kind == '*' {
+                    Reply::List(replies)
+                } else {
+                    Reply::Event(replies)
+                })
             }
             _ => Err(bad(line)),
         }

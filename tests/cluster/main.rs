@@ -22,6 +22,7 @@ mod crashes;
 mod damage;
 mod diary;
 mod elections;
+mod feeds;
 mod hostile;
 mod membership;
 mod overload;

@@ -14,7 +14,7 @@ pub(super) const ROWS: &[Row] = &[
         keys: Keys::NONE,
         parse: feed,
         syntax: "[PREFIX p] [FROM revision]",
-        summary: "+OK, then an event for each change: revision, set|del|expire|mark, key, value; resumes FROM a revision",
+        summary: "+OK, then events: revision, set|del|expire|mark, key, value; resumes FROM a revision",
     },
     Row {
         name: "UNFEED",
