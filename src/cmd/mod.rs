@@ -1,6 +1,7 @@
 //! The subcommands: arguments in, exit code out. 0 success, 1 the work failed, 2 the command line or the
 //! configuration is wrong.
 
+mod bench;
 mod check_config;
 mod cli;
 mod dev;
@@ -27,6 +28,7 @@ Examples:
   raftline dev                                      three nodes on this machine
   raftline serve --config /etc/raftline.toml        one node, until SIGTERM
   raftline cli SET greeting hello                   one command; without one, a prompt
+  raftline bench                                    how fast is it?
   raftline check-config /etc/raftline.toml          is this file good?
 
 Exit codes: 0 success, 1 the work failed, 2 the command line or the configuration is wrong.";
@@ -39,6 +41,8 @@ enum Command {
     Dev(dev::Arguments),
     /// Send commands to a cluster: one, many from a pipe, or at a prompt
     Cli(cli::Arguments),
+    /// Measure what a cluster, or a Redis, can do under load
+    Bench(Box<bench::Arguments>),
     /// Validate a configuration file
     CheckConfig(check_config::Arguments),
 }
@@ -62,6 +66,7 @@ pub fn run() -> ExitCode {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Dev(arguments) => dev::run(arguments),
         Command::Cli(arguments) => cli::run(arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::CheckConfig(arguments) => check_config::run(&arguments),
     };
     let (code, error) = match result {
