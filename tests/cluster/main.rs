@@ -17,6 +17,7 @@ mod linearizable;
 mod proxy;
 mod workload;
 
+mod bench;
 mod cli;
 mod crashes;
 mod damage;
