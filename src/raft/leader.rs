@@ -290,8 +290,9 @@ impl Raft {
         if let Role::Leader(leader) = &mut self.role
             && let Some(progress) = leader.progress.get_mut(&peer)
         {
-            if !is_member {
-                // Nothing says any more which data folder was meant, and this may be a new one (trap 3.37).
+            // Of one that is no member nothing says any more which data folder was meant, and this may be a new one
+            // (trap 3.37); one that recovers may have lost again what it has fetched so far (trap 3.31).
+            if !is_member || leader.reconfiguration.recovering.contains(&peer) {
                 *progress = Progress::new(next_index, session, self.now);
             }
             progress.session = session;

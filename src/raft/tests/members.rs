@@ -249,6 +249,32 @@ fn trap_3_31_a_recovering_server_counts_for_nothing() {
     assert!(!world.raft(1).is_leader(), "no quorum answers");
 }
 
+/// A server may lose its log again while it recovers. What it has acknowledged meanwhile is forgotten too: the same
+/// leader sends it everything once more, and does not take it for a holder of what is gone.
+#[test]
+fn trap_3_31_a_log_that_is_lost_twice_is_fetched_twice() {
+    let mut world = with_lost_log();
+    world.heal();
+    world.isolate(2);
+    world.restart(3);
+    world.tick(HEARTBEAT_INTERVAL_MS);
+    world.settle();
+    let entry = world.propose(1, "y").unwrap();
+    world.settle();
+    assert_eq!(world.terms(3).len() as u64, entry.index.0, "it has fetched everything");
+    assert!(world.raft(3).status().is_recovering, "and nobody confirms that this is all");
+    world.lose_log(3);
+    world.restart(3);
+    world.connect(1, 3);
+    world.settle();
+    assert!(world.commit_index(1) < entry.index.0, "'y' was never on two servers that count");
+    world.heal();
+    world.pass(6 * ELECTION_TIMEOUT_MS);
+    assert_eq!(world.leader(), Some(1));
+    assert!(!world.raft(3).status().is_recovering);
+    assert_eq!(world.terms(3), world.terms(1));
+}
+
 /// An acknowledgement of the process before, still under way, is not believed once the server has asked what it has
 /// to fetch: or it would be told too little.
 #[test]
