@@ -6,14 +6,15 @@
 //!
 //! Beside the five properties of the paper it checks what our own code promises: terms and commit indexes never
 //! fall, a vote is not changed within its term, a leader counts only entries of its own term (Raft 5.4.2), its
-//! `match_index` never falls and its `next_index` stays above it.
+//! `match_index` never falls and its `next_index` stays above it, nothing is believed of a follower that says that it
+//! has lost its log, the membership in force is one of the log, and the log drops only what the disk was given.
 //!
 //! Of a log that begins after a snapshot it sees the end of what was dropped: that must be the entry that is committed
 //! there, and then, by Log Matching, so is all before.
 //!
 //! It looks only at what has changed since the last look, so a look costs little. What it cannot see is the disk.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 
 use super::node::{Raft, RoleName, Status};
@@ -41,6 +42,8 @@ struct Seen {
     commit_index: Index,
     /// By follower, and its data folder where it is a member.
     match_index: BTreeMap<(NodeId, Option<Option<u64>>), Index>,
+    /// The followers that recover, as it knows.
+    recovering: BTreeSet<NodeId>,
     /// The entry after which the log begins.
     base: EntryId,
     /// The names of all entries of the log.
@@ -117,6 +120,8 @@ impl Invariants {
         let known = seen.log.back().copied().unwrap_or(seen.base).index;
         self.take_new_entries(raft, &mut seen)?;
         check_memberships(raft, &status, leads && led, known)?;
+        check_membership_in_force(raft, &status)?;
+        check_dropped(raft)?;
         let committed_before = seen.commit_index;
         self.check_commit_index(&status, id, &mut seen)?;
         if leads {
@@ -293,44 +298,60 @@ impl Invariants {
         })?;
         if !led {
             seen.match_index.clear();
+            seen.recovering.clear();
             let mut later = self.committed.range(seen.base.index..).map(|(_, entry)| entry);
             let lost = later.find(|(entry, committed_in)| *committed_in < term && !seen.has(*entry));
             ensure(lost.is_none(), "Leader Completeness", || {
                 format!("leader {id} of term {term} lacks a committed entry: {lost:?}")
             })?;
         }
-        let last_look = std::mem::take(&mut seen.match_index);
-        for follower in &status.followers {
-            let (matched, next) = (follower.match_index, follower.next_index);
-            let members = status.membership;
-            let folder = members.incarnations.get(&follower.id).copied();
-            let key = (follower.id, members.contains(follower.id).then_some(folder));
-            seen.match_index.insert(key, matched);
-            let other_folder =
-                |known: &&(NodeId, Option<Option<u64>>)| known.0 == follower.id && **known != key;
-            ensure(
-                matched == Index(0) || key.1.is_none() || !last_look.keys().any(|known| other_folder(&known)),
-                "nothing is known of a new data folder",
-                || format!("leader {id}, follower {}: {matched} at once", follower.id),
-            )?;
-            // Of a server that is no member any more it is not known which data folder it has.
-            let before = match follower.is_recovering || key.1.is_none() {
-                true => Index(0),
-                false => last_look.get(&key).copied().unwrap_or_default(),
-            };
-            ensure(
-                before <= matched && matched < next && next <= status.last_log.index.next(),
-                "match_index grows, and next_index lies between it and the end",
-                || {
-                    format!(
-                        "leader {id}, follower {}: {before} to {matched}, next {next}",
-                        follower.id
-                    )
-                },
-            )?;
-        }
-        Ok(())
+        check_followers(status, id, seen)
     }
+}
+
+/// The two indexes of each follower: they grow, and of one that begins anew nothing is known.
+fn check_followers(status: &Status<'_>, id: NodeId, seen: &mut Seen) -> Result<(), Violation> {
+    let last_look = std::mem::take(&mut seen.match_index);
+    let members = status.membership;
+    for follower in &status.followers {
+        let (matched, next) = (follower.match_index, follower.next_index);
+        let folder = members.incarnations.get(&follower.id).copied();
+        let key = (follower.id, members.contains(follower.id).then_some(folder));
+        seen.match_index.insert(key, matched);
+        let other_folder = |known: &&(NodeId, Option<Option<u64>>)| known.0 == follower.id && **known != key;
+        ensure(
+            matched == Index(0) || key.1.is_none() || !last_look.keys().any(|known| other_folder(&known)),
+            "nothing is known of a new data folder",
+            || format!("leader {id}, follower {}: {matched} at once", follower.id),
+        )?;
+        ensure(
+            matched == Index(0) || !follower.is_recovering || seen.recovering.contains(&follower.id),
+            "nothing is known of what was lost",
+            || {
+                format!(
+                    "leader {id}, follower {}: it recovers, and {matched} is believed",
+                    follower.id
+                )
+            },
+        )?;
+        // Of a server that is no member any more it is not known which data folder it has.
+        let may_begin_anew = follower.is_recovering || key.1.is_none();
+        let before = last_look.get(&key).copied().filter(|_| !may_begin_anew);
+        let before = before.unwrap_or_default();
+        ensure(
+            before <= matched && matched < next && next <= status.last_log.index.next(),
+            "match_index grows, and next_index lies between it and the end",
+            || {
+                format!(
+                    "leader {id}, follower {}: {before} to {matched}, next {next}",
+                    follower.id
+                )
+            },
+        )?;
+    }
+    let recovering = status.followers.iter().filter(|follower| follower.is_recovering);
+    seen.recovering = recovering.map(|follower| follower.id).collect();
+    Ok(())
 }
 
 /// Terms never fall, and a vote is given once (Raft 5.1, 5.2).
@@ -383,6 +404,42 @@ fn check_memberships(
         )?;
     }
     Ok(())
+}
+
+/// The membership in force is that of its entry, as long as the log has it (Diss. 4.1, trap 3.2).
+fn check_membership_in_force(raft: &Raft, status: &Status<'_>) -> Result<(), Violation> {
+    let index = status.membership_index;
+    if index <= raft.log().base().index {
+        return Ok(());
+    }
+    let entry = raft.log().entry(index);
+    ensure(
+        entry.is_some_and(
+            |entry| matches!(&entry.payload, Payload::Membership(of) if of == status.membership),
+        ),
+        "the membership in force is one of the log",
+        || {
+            format!(
+                "server {}: that of {index} is in force, where the log has {entry:?}",
+                raft.id()
+            )
+        },
+    )
+}
+
+/// What the log drops for a snapshot, the disk has or is about to have: what it was never given can't be written later.
+fn check_dropped(raft: &Raft) -> Result<(), Violation> {
+    let (base, handed) = (raft.log().base(), raft.durability.log_handed());
+    ensure(
+        base.index <= handed,
+        "only what the disk was given is dropped",
+        || {
+            format!(
+                "the log of server {} begins after {base}, and the disk was given up to {handed}",
+                raft.id()
+            )
+        },
+    )
 }
 
 /// How many entries of the log are still those seen last time, by name.

@@ -78,19 +78,26 @@ impl Raft {
     /// From which index on this server may answer a read at once: where it leads and holds a lease at the time that it
     /// was last told. Otherwise [`Raft::read`] is the way.
     pub fn lease_read(&self) -> Option<Index> {
+        let is_held = self.lease_until().is_some_and(|until| self.now < until);
+        is_held.then_some(self.commit_index)
+    }
+
+    /// Until when this server, which leads, may read without asking: nobody else is elected before. `None` without a
+    /// lease; one that has run out is still told.
+    pub fn lease_until(&self) -> Option<Ticks> {
         let Role::Leader(leader) = &self.role else {
             return None;
         };
         let drift_percent = mutant::pick(Mutant::NoDriftMargin, self.options.max_clock_drift_percent, 0);
         let kept_percent = 100_u64.saturating_sub(drift_percent);
         let length_ms = self.options.election_timeout_ms * kept_percent / 100;
-        let held = leader
-            .lease
-            .held_from
-            .is_some_and(|from| self.now.since(from) < length_ms);
         let is_left = leader.lease.is_revoked || leader.transfer.is_some();
         let is_left = is_left && !mutant::is(Mutant::LeaseOutlivesTransfer);
-        (held && !is_left && self.has_committed_in_term()).then_some(self.commit_index)
+        let held_from = leader
+            .lease
+            .held_from
+            .filter(|_| !is_left && self.has_committed_in_term());
+        held_from.map(|from| from.after(length_ms))
     }
 
     /// A voter hears its leader.
