@@ -27,6 +27,8 @@ mod checker;
 mod clients;
 #[path = "../tests/simulation/disk.rs"]
 mod disk;
+#[path = "../tests/simulation/elections.rs"]
+mod elections;
 #[allow(dead_code)] // The other users need more of it.
 #[path = "../tests/cluster/linearizable.rs"]
 mod linearizable;

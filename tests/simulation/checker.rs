@@ -5,16 +5,15 @@
 //! committed is on a majority of the disks; whoever has applied the same index has the same state; and what the log
 //! holds in the end is what the clients were told.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use raftline::kv::{self, Command, SetExpiry};
 use raftline::raft::invariants::Invariants;
-use raftline::raft::{
-    Entry, EntryId, Envelope, Index, Membership, Message, NodeId, Payload, Raft, Status, Term,
-};
+use raftline::raft::{Entry, EntryId, Envelope, Index, Membership, Message, NodeId, Payload, Raft, Status};
 
 use crate::disk::Durable;
+use crate::elections::Elections;
 use crate::linearizable::{Action, Operation, Outcome, by_key, describe, linearizable_within};
 use crate::node::Node;
 
@@ -23,10 +22,7 @@ pub struct Checker {
     pub invariants: Invariants,
     /// What the state hashes to after each index.
     hashes: BTreeMap<Index, u64>,
-    /// Whom a node told that it has its vote, ever.
-    votes: BTreeMap<(NodeId, Term), NodeId>,
-    /// The terms that a candidate has begun.
-    begun: BTreeSet<Term>,
+    pub elections: Elections,
     /// How often each value of the clients was written by a committed entry.
     written: BTreeMap<u64, u64>,
     /// The memberships that were committed, that of the configuration first.
@@ -37,8 +33,9 @@ pub struct Checker {
 
 impl Checker {
     /// The cluster begins with this membership.
-    pub fn new(first: Membership) -> Checker {
+    pub fn new(first: Membership, elections: Elections) -> Checker {
         Checker {
+            elections,
             memberships: vec![first],
             ..Checker::default()
         }
@@ -55,7 +52,6 @@ impl Checker {
         if let Err(violation) = self.invariants.observe(machine.raft()) {
             panic!("{violation}");
         }
-        self.check_term(machine.raft());
         let (index, hash) = machine.applied();
         self.on_hash(node.id, index, hash);
         let durable = machine.raft().status().log_durable;
@@ -67,20 +63,6 @@ impl Checker {
             node.disk.durable().last(),
         );
         before..=self.invariants.commit_index()
-    }
-
-    /// A term begins with a candidate that won a pre-vote: nothing else raises terms (Diss. 9.6).
-    fn check_term(&mut self, raft: &Raft) {
-        let hard_state = raft.status().hard_state;
-        if hard_state.vote == Some(raft.id()) {
-            self.begun.insert(hard_state.term);
-        }
-        assert!(
-            hard_state.term == Term(0) || self.begun.contains(&hard_state.term),
-            "terms begin with a candidate: node {} is in term {}, for which nobody asked for votes",
-            raft.id(),
-            hard_state.term
-        );
     }
 
     /// These indexes are committed for the first time, and this node knows it: no crash may ever take them back.
@@ -124,6 +106,55 @@ impl Checker {
         self.memberships.last().expect("that of the configuration")
     }
 
+    /// What a leader believes of a follower that counts is on the follower's disk: what that has said in this term, it
+    /// takes back for a later leader only.
+    pub fn check_followers(&self, node: &Node, nodes: &BTreeMap<u64, Node>) {
+        let Some(process) = node.process.as_ref().filter(|_| node.is_leader()) else {
+            return;
+        };
+        let raft = process.machine.raft();
+        let (status, base) = (raft.status(), raft.log().base());
+        for follower in status.followers.iter().filter(|follower| !follower.is_recovering) {
+            let (index, folder) = (
+                follower.match_index,
+                status.membership.incarnations.get(&follower.id),
+            );
+            let Some(other) = nodes
+                .get(&follower.id.0)
+                .filter(|other| folder == Some(&other.incarnation))
+            else {
+                continue;
+            };
+            let id = raft.log().term_at(index).map(|term| EntryId { term, index });
+            let Some(id) = id.filter(|_| index >= base.index && index > Index(0)) else {
+                continue;
+            };
+            let is_later = other.disk.durable().hard_state.term > raft.term();
+            assert!(
+                is_later || other.holds(id, status.membership),
+                "acknowledgements are true: leader {} of term {} believes that node {} holds {id}, and its disk has {}",
+                node.id,
+                raft.term(),
+                other.id,
+                other.disk.durable().describe()
+            );
+        }
+    }
+
+    /// A node counts again: it holds what was committed when it began to ask.
+    pub fn on_recovered(&self, node: &Node) {
+        let committed = node
+            .recovers_from
+            .and_then(|index| self.invariants.committed_at(index));
+        assert!(
+            committed.is_none_or(|id| node.disk.durable().holds(id)),
+            "who has recovered lacks nothing: node {} counts again, its disk has {}, and {committed:?} was committed \
+             when it started",
+            node.id,
+            node.disk.durable().describe()
+        );
+    }
+
     /// A node's state after an index hashes to this.
     pub fn on_hash(&mut self, node: u64, index: Index, hash: u64) {
         let first = *self.hashes.entry(index).or_insert(hash);
@@ -143,12 +174,6 @@ impl Checker {
         );
         match &envelope.message {
             Message::RequestVoteResponse(response) if response.vote_granted => {
-                let voted = *self.votes.entry((from, term)).or_insert(envelope.to);
-                assert!(
-                    voted == envelope.to,
-                    "one vote for each term: node {from} votes for {voted} and {} in term {term}",
-                    envelope.to
-                );
                 assert!(
                     disk.hard_state.term > term || disk.hard_state.vote == Some(envelope.to),
                     "persist before answering: node {from} votes for {} in term {term}, and its disk knows of {:?}",

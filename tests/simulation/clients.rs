@@ -5,13 +5,13 @@
 //! with what the clients were told. Some writes have a token, or a number of a session: those are asked again until
 //! they are answered, and then count as one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use raftline::base::rng::Rng;
 use raftline::kv::{Code, Command, Condition, Moment, Query, Reply, SetAnswer, SetExpiry};
 use raftline::node::{self, Answer, ReadMode, Request, Submission};
-use raftline::raft::NodeId;
+use raftline::raft::{Index, NodeId};
 use tokio::sync::mpsc::{self, error::TryRecvError};
 
 use crate::linearizable::{Action, Operation, Outcome};
@@ -24,7 +24,11 @@ pub struct Waiting {
     pub since: u64,
     /// How long its node had been paused by then.
     pub paused_us: u64,
+    /// What was committed by then.
+    committed: Index,
     inbox: mpsc::UnboundedReceiver<Answer>,
+    /// What has come out of it and was not taken yet.
+    heard: VecDeque<Answer>,
     /// What was asked under the ticket, and has no answer yet.
     asked: BTreeMap<u64, Asked>,
 }
@@ -32,7 +36,31 @@ pub struct Waiting {
 impl Waiting {
     /// Whether answers have come that were not taken yet.
     pub fn has_answers(&self) -> bool {
-        !self.inbox.is_empty()
+        !self.inbox.is_empty() || !self.heard.is_empty()
+    }
+
+    /// Looks at the answers that the node has just given, from a state that has applied this index. A read shows all
+    /// that was committed when it was asked: that is more than the history of its key may reveal.
+    pub fn hear(&mut self, applied: Index) {
+        while let Ok(answer) = self.inbox.try_recv() {
+            let asked = self.asked.get(&answer.ticket);
+            let is_read = matches!(
+                asked,
+                Some(Asked::Register(wish)) if wish.action == Action::Get
+            );
+            let is_shown = matches!(
+                &answer.outcome,
+                node::Outcome::Reply(Reply::Value(_) | Reply::Nil)
+            );
+            assert!(
+                !is_read || !is_shown || applied >= self.committed,
+                "reads are up to date: node {} has answered {asked:?} from its state at {applied}, and {} was \
+                 committed when it was asked",
+                self.node,
+                self.committed
+            );
+            self.heard.push_back(answer);
+        }
     }
 
     /// What has no answer yet, for people.
@@ -96,6 +124,8 @@ pub struct Clients {
     values: u64,
     /// Requests that come together at most.
     burst: u64,
+    /// One request in so many more is none for the history; 0 is none.
+    others_one_in: u64,
     pub pause_us: u64,
     /// Which nodes have done a read and a write that began after this time.
     pub served_since: u64,
@@ -115,6 +145,7 @@ impl Clients {
             keys: 2 + rng.below(3),
             values: 0,
             burst: 1 + rng.below(3),
+            others_one_in: [0, 0, 3][rng.below(3) as usize],
             pause_us: [5_000, 50_000, 200_000][rng.below(3) as usize],
             served_since: u64::MAX,
             served: BTreeSet::new(),
@@ -142,8 +173,8 @@ impl Clients {
         self.list[n].node = 0;
     }
 
-    /// What client `n` asks next of the node that it chose. Its answers are waited for.
-    pub fn ask(&mut self, n: usize, nodes: &[u64], now: u64, rng: &mut Rng) -> Submission {
+    /// What client `n` asks next of the node that it chose, while so much is committed. Its answers are waited for.
+    pub fn ask(&mut self, n: usize, nodes: &[u64], now: u64, committed: Index, rng: &mut Rng) -> Submission {
         let (answers, inbox) = mpsc::unbounded_channel();
         let (mut requests, mut asked) = (Vec::new(), BTreeMap::new());
         let again = std::mem::take(&mut self.list[n].again);
@@ -157,7 +188,12 @@ impl Clients {
             asked.insert(requests.len() as u64, Asked::Register(wish));
         }
         for _ in 0..fresh {
-            let (operation, what) = match rng.below(36) {
+            let draw = if rng.one_in(self.others_one_in) {
+                5
+            } else {
+                rng.below(36)
+            };
+            let (operation, what) = match draw {
                 0 | 1 => lease(self.list[n].lease, rng),
                 2 if self.list[n].session.is_none() => (
                     // Longer than clocks jump.
@@ -183,7 +219,9 @@ impl Clients {
             boot: 0,
             since: now,
             paused_us: 0,
+            committed,
             inbox,
+            heard: VecDeque::new(),
             asked,
         });
         Submission {
@@ -254,7 +292,11 @@ impl Clients {
         };
         let mut ended = Vec::new();
         loop {
-            match waiting.inbox.try_recv() {
+            match waiting
+                .heard
+                .pop_front()
+                .map_or_else(|| waiting.inbox.try_recv(), Ok)
+            {
                 Ok(Answer { ticket, outcome }) => {
                     let asked = waiting.asked.remove(&ticket);
                     let asked = asked.unwrap_or_else(|| {

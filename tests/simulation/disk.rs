@@ -63,7 +63,7 @@ pub enum Lane {
     Snapshots,
 }
 
-const LANES: [Lane; 3] = [Lane::Log, Lane::Chunks, Lane::Snapshots];
+pub const LANES: [Lane; 3] = [Lane::Log, Lane::Chunks, Lane::Snapshots];
 
 impl Job {
     pub fn lane(&self) -> Lane {
@@ -230,15 +230,19 @@ pub struct Disk {
     /// What was lost is not here again; and whether the disk says no more so.
     is_recovering: bool,
     cleared: Written,
-    /// What the node had acknowledged before it lost it, until it has it again.
+    /// What the node had acknowledged before it lost it, until it has it again; and whether it says that it lacks it,
+    /// so that nothing else counts of what it has.
     lost: Option<Durable>,
+    lacks: bool,
     pub recoveries: u64,
     pub installed: u64,
     /// A job takes at least this long, and at most that long; those of snapshots so many times as long.
     pub latency_us: (u64, u64),
     snapshots_slower: u64,
-    /// The next job takes so much longer.
-    hangs_us: u64,
+    /// After so many jobs of a lane, the next one takes so much longer.
+    hangs: BTreeMap<Lane, (u64, u64)>,
+    /// A chunk of a snapshot is full from here on.
+    chunk_bytes: usize,
 }
 
 const NEVER: u64 = 1 << 40;
@@ -247,7 +251,7 @@ const NEVER: u64 = 1 << 40;
 const CHUNKS_MAX: usize = 64;
 
 impl Disk {
-    pub fn new(node: u64, rng: &mut Rng) -> Disk {
+    pub fn new(node: u64, chunk_bytes: usize, rng: &mut Rng) -> Disk {
         let options = Options {
             dir: PathBuf::from("data"),
             node_id: NodeId(node),
@@ -274,11 +278,13 @@ impl Disk {
             is_recovering: false,
             cleared: Written::No,
             lost: None,
+            lacks: false,
             recoveries: 0,
             installed: 0,
             latency_us: (0, 0),
             snapshots_slower: [1, 10, 100][rng.below(3) as usize],
-            hangs_us: 0,
+            hangs: BTreeMap::new(),
+            chunk_bytes,
         }
     }
 
@@ -362,13 +368,15 @@ impl Disk {
             self.durable = state;
         } else {
             let lost = std::mem::replace(&mut self.durable, found);
-            self.lost.get_or_insert(lost);
+            if !std::mem::replace(&mut self.lacks, true) {
+                self.lost = Some(lost);
+            }
             self.recoveries += 1;
             self.is_log_damaged = false;
         }
         self.is_recovering = recovered.recovering;
         if !self.is_recovering {
-            self.lost = None;
+            (self.lost, self.lacks) = (None, false);
         }
     }
 
@@ -401,9 +409,15 @@ impl Disk {
         &self.durable
     }
 
-    /// Whether the node holds the entry, or has lost it and knows that it has lost something.
+    /// Whether the node holds the entry and counts, or held it before it lost something.
     pub fn held(&self, id: EntryId) -> bool {
-        self.durable.holds(id) || self.lost.as_ref().is_some_and(|lost| lost.holds(id))
+        let holds_again = self.durable.holds(id) && !self.lacks;
+        holds_again || self.lost.as_ref().is_some_and(|lost| lost.holds(id))
+    }
+
+    /// The node believes that it has again what it had lost.
+    pub fn lacks_nothing(&mut self) {
+        self.lacks = false;
     }
 
     /// Whether the node lacks what it acknowledged, or will.
@@ -444,10 +458,13 @@ impl Disk {
             1
         };
         let duration = (least + rng.below(1 + most - least)) * slower;
-        let hangs_us = if lane == Lane::Log {
-            std::mem::take(&mut self.hangs_us)
-        } else {
-            0
+        let hangs_us = match self.hangs.get_mut(&lane) {
+            Some((0, _)) => self.hangs.remove(&lane).map_or(0, |(_, us)| us),
+            Some((jobs, _)) => {
+                *jobs -= 1;
+                0
+            }
+            None => 0,
         };
         self.due.insert(lane, now + duration + hangs_us);
     }
@@ -457,19 +474,26 @@ impl Disk {
         self.due.get(&lane).copied()
     }
 
-    /// What is at hand, or the next job, hangs. When what is at hand is done now.
+    /// One of the next jobs of this lane hangs, after so many others.
+    pub fn hang_after(&mut self, lane: Lane, jobs: u64, us: u64) {
+        self.hangs.insert(lane, (jobs, us));
+    }
+
+    /// What is at hand in every lane, or the next job, hangs. When what is at hand is done now.
     pub fn hang(&mut self, us: u64) -> Vec<(Lane, u64)> {
-        if !self.due.contains_key(&Lane::Log) {
-            self.hangs_us = us;
+        for lane in LANES {
+            match self.due.get_mut(&lane) {
+                Some(due) => *due += us,
+                None => self.hang_after(lane, 0, us),
+            }
         }
-        self.due.values_mut().for_each(|due| *due += us);
         self.all_due()
     }
 
     /// What hangs goes on. When what is at hand is done now.
     pub fn hurry(&mut self, now: u64) -> Vec<(Lane, u64)> {
         const SOON_US: u64 = 1000;
-        self.hangs_us = 0;
+        self.hangs.clear();
         self.due
             .values_mut()
             .for_each(|due| *due = (*due).min(now + SOON_US));
@@ -650,7 +674,11 @@ impl Disk {
         let last = taking.header.last;
         let result = match taking.writer.take() {
             None => snapshots.begin(&taking.header).map(Step::Go),
-            Some(mut writer) => match taking.view.chunks().nth(writer.chunks() as usize) {
+            Some(mut writer) => match taking
+                .view
+                .chunks_of(self.chunk_bytes)
+                .nth(writer.chunks() as usize)
+            {
                 Some(chunk) => writer.write_chunk(&chunk).map(|()| Step::Go(writer)),
                 None => writer.commit().map(Step::End),
             },
@@ -694,7 +722,7 @@ impl Disk {
         let _ = self.fs.sync_dir(Path::new("nowhere"));
         self.jobs.clear();
         self.due.clear();
-        self.hangs_us = 0;
+        self.hangs.clear();
         self.running = None;
         match end {
             End::PowerFailed => self.fs.crash(rng.next_u64()),

@@ -5,7 +5,7 @@ use raftline::node::{Operation, Request, Submission};
 use raftline::raft::NodeId;
 
 use super::{Event, MS, Mark, World};
-use crate::disk::End;
+use crate::disk::{End, LANES, Lane};
 use crate::node::Node;
 
 /// What can go wrong.
@@ -28,6 +28,10 @@ pub enum Fault {
     SlowDisk,
     /// What is being written takes many seconds more.
     HungDisk,
+    /// One of the threads that write hangs, and the others go on.
+    HungLane,
+    /// The power fails, and again while the node has hardly begun.
+    Flicker,
     FailingDisk,
     FullDisk,
     /// A node ends, and bits of its log or of a snapshot flip before it starts again.
@@ -49,9 +53,12 @@ pub enum Fault {
     Pair,
     /// What was said long ago is heard again, perhaps by the next process.
     Echo,
+    /// A follower is cut off until its leader has let go of what it lacks; and while it is sent the snapshot, the leader
+    /// goes.
+    Straggler,
 }
 
-const FAULTS: [Fault; 26] = [
+const FAULTS: [Fault; 29] = [
     Fault::CutOneWay,
     Fault::CutBothWays,
     Fault::Isolate,
@@ -66,6 +73,8 @@ const FAULTS: [Fault; 26] = [
     Fault::Blackout,
     Fault::SlowDisk,
     Fault::HungDisk,
+    Fault::HungLane,
+    Fault::Flicker,
     Fault::FailingDisk,
     Fault::FullDisk,
     Fault::Damage,
@@ -78,13 +87,101 @@ const FAULTS: [Fault; 26] = [
     Fault::Reset,
     Fault::Pair,
     Fault::Echo,
+    Fault::Straggler,
 ];
 
-/// The kinds of faults of one world: each as it is `chosen`, and what ends some of them.
-pub fn some(rng: &mut Rng, chosen: impl Fn(&mut Rng) -> bool) -> Vec<Fault> {
-    let mut faults: Vec<Fault> = FAULTS.into_iter().filter(|_| chosen(rng)).collect();
-    faults.push(Fault::Heal);
-    faults
+/// What a world is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Theme {
+    Anything,
+    /// Leases, on clocks that are as far apart as they may be, and leaders that lose touch.
+    Clocks,
+    /// Disks that are slow, hang and fail, and processes that end in the midst of writing.
+    Disks,
+    /// Snapshots all the time, and followers that need them.
+    Snapshots,
+}
+
+impl Theme {
+    pub fn any(rng: &mut Rng) -> Theme {
+        match rng.below(6) {
+            0 => Theme::Clocks,
+            1 => Theme::Disks,
+            2 => Theme::Snapshots,
+            _ => Theme::Anything,
+        }
+    }
+
+    /// What is named twice happens twice as often.
+    fn faults(self) -> &'static [Fault] {
+        match self {
+            Theme::Anything => &FAULTS,
+            Theme::Clocks => &[
+                Fault::SlowLeader,
+                Fault::SlowLeader,
+                Fault::PausedLeader,
+                Fault::PausedLeader,
+                Fault::PausedLeader,
+                Fault::Pause,
+                Fault::Drift,
+                Fault::Reset,
+                Fault::Kill,
+                Fault::PowerFailure,
+                Fault::Isolate,
+                Fault::CutOneWay,
+                Fault::CutBothWays,
+                Fault::Bridge,
+                Fault::Patchy,
+            ],
+            Theme::Disks => &[
+                Fault::PowerFailure,
+                Fault::Flicker,
+                Fault::Blackout,
+                Fault::Kill,
+                Fault::SlowDisk,
+                Fault::HungDisk,
+                Fault::HungLane,
+                Fault::FailingDisk,
+                Fault::FullDisk,
+                Fault::Damage,
+                Fault::Rebuild,
+            ],
+            Theme::Snapshots => &[
+                Fault::Straggler,
+                Fault::Straggler,
+                Fault::Straggler,
+                Fault::HungLane,
+                Fault::SlowDisk,
+                Fault::Kill,
+                Fault::PowerFailure,
+                Fault::Reset,
+                Fault::Close,
+                Fault::Isolate,
+                Fault::Halves,
+                Fault::Damage,
+                Fault::Rebuild,
+            ],
+        }
+    }
+
+    /// How long nothing happens between two faults, about; long enough for what takes some time to come about.
+    pub fn pause_us(self, election_timeout_ms: u64, rng: &mut Rng) -> u64 {
+        let timeout_us = election_timeout_ms * MS;
+        match self {
+            Theme::Anything | Theme::Disks => [100 * MS, 500 * MS, 2000 * MS][rng.below(3) as usize],
+            Theme::Clocks | Theme::Snapshots => [2 * timeout_us, 4 * timeout_us][rng.below(2) as usize],
+        }
+    }
+
+    /// The kinds of faults of one world, and what ends some of them.
+    pub fn some_faults(self, rng: &mut Rng) -> Vec<Fault> {
+        let least = if self == Theme::Anything { 1 } else { 3 };
+        let chance = least + rng.below(5 - least);
+        let is_chosen = |_: &Fault| rng.below(4) < chance;
+        let mut faults: Vec<Fault> = self.faults().iter().copied().filter(is_chosen).collect();
+        faults.push(Fault::Heal);
+        faults
+    }
 }
 
 impl World {
@@ -102,13 +199,23 @@ impl World {
         self.say(Mark::Fault, |_| {
             format!("FAULT {fault:?}: node {id}, and perhaps {other}")
         });
+        self.strike(fault, id, other);
+    }
+
+    /// Something goes wrong with a node, and perhaps with another one.
+    pub(super) fn strike(&mut self, fault: Fault, id: u64, other: u64) {
+        if self.is_calm {
+            return;
+        }
+        let leader = self.newest_leader();
         match fault {
             Fault::Close => {
                 let by = [None, Some(id), Some(other)][self.rng.below(3) as usize];
                 self.break_connection(id, other, by);
             }
             Fault::PowerFailure | Fault::Kill | Fault::Stop | Fault::Blackout => self.end_some(fault, id),
-            Fault::SlowDisk | Fault::HungDisk | Fault::FailingDisk | Fault::FullDisk => {
+            Fault::Flicker => self.flicker(id),
+            Fault::SlowDisk | Fault::HungDisk | Fault::HungLane | Fault::FailingDisk | Fault::FullDisk => {
                 self.harm_disk(fault, id);
                 self.node(other).disk.mend();
             }
@@ -130,15 +237,8 @@ impl World {
             Fault::Reset => self.reset(leader.unwrap_or(id)),
             Fault::Pair => self.pair(leader.unwrap_or(id), other),
             Fault::Echo => self.echo(id),
-            Fault::PausedLeader => {
-                let id = leader.unwrap_or(id);
-                let timeout_us = self.setup.election_timeout_ms * MS;
-                let pause = self.rng.below(3 * timeout_us);
-                self.pause(id, pause);
-                self.cut_off(id);
-                self.clients.gather(id);
-                self.after(pause, pause + 2 * timeout_us, Event::Heal);
-            }
+            Fault::PausedLeader => self.pause_leader(leader.unwrap_or(id)),
+            Fault::Straggler => self.outpace(leader.unwrap_or(id), other),
             _ => self.change_links(fault, id, other),
         }
     }
@@ -169,6 +269,9 @@ impl World {
                 }
             }
             Fault::Patchy => {
+                if self.rng.one_in(2) {
+                    self.network.heal();
+                }
                 let one_in = 2 + self.rng.below(4);
                 for (a, b) in pairs {
                     if self.rng.one_in(one_in) {
@@ -199,6 +302,51 @@ impl World {
         let node = self.node(id);
         node.paused_us += pause;
         node.paused_until = node.paused_until.max(until);
+    }
+
+    /// It is cut off while it stands still; what has arrived by then it hears when it goes on.
+    fn pause_leader(&mut self, id: u64) {
+        let timeout_us = self.setup.election_timeout_ms * MS;
+        let pause = self.rng.below(3 * timeout_us);
+        self.pause(id, pause);
+        if self.rng.one_in(2) {
+            self.cut_off(id);
+        } else {
+            self.after(0, timeout_us / 5, Event::Strike(Fault::Isolate, id));
+        }
+        self.clients.gather(id);
+        self.after(pause, pause + 2 * timeout_us, Event::Heal);
+    }
+
+    fn outpace(&mut self, leader: u64, follower: u64) {
+        if leader == follower {
+            return;
+        }
+        for peer in self.ids().into_iter().filter(|peer| *peer != follower) {
+            self.network.cut(follower, peer);
+            self.network.cut(peer, follower);
+        }
+        let timeout_us = self.setup.election_timeout_ms * MS;
+        let away_us = timeout_us + self.rng.below(3 * timeout_us);
+        self.order(leader, Operation::Snapshot, (away_us / 2, away_us));
+        self.at(self.now + away_us, Event::Strike(Fault::Heal, follower));
+        let (jobs, hang_us) = (self.rng.below(4), 2 * timeout_us + self.rng.below(4 * timeout_us));
+        self.node(follower).disk.hang_after(Lane::Chunks, jobs, hang_us);
+        let fault =
+            [Fault::Kill, Fault::PowerFailure, Fault::Reset, Fault::Isolate][self.rng.below(4) as usize];
+        self.after(
+            away_us + 50 * MS,
+            away_us + 800 * MS,
+            Event::Strike(fault, leader),
+        );
+    }
+
+    fn flicker(&mut self, id: u64) {
+        self.end_some(Fault::PowerFailure, id);
+        self.after(0, 20 * MS, Event::Start(id));
+        if !self.rng.one_in(4) {
+            self.after(20 * MS, 300 * MS, Event::Strike(Fault::Flicker, id));
+        }
     }
 
     fn set_drift(&mut self, id: u64, ppm: i64) {
@@ -301,6 +449,10 @@ impl World {
             Fault::SlowDisk => node.disk.latency_us = (100, most_us),
             Fault::FailingDisk => node.disk.fail_soon(rng),
             Fault::FullDisk => node.disk.fill(rng),
+            Fault::HungLane => {
+                let lane = LANES[rng.below(LANES.len() as u64) as usize];
+                node.disk.hang_after(lane, rng.below(4), hang_us);
+            }
             _ => {
                 let dues = node.disk.hang(hang_us);
                 self.expect_disk(id, dues);
@@ -355,19 +507,25 @@ impl World {
     }
 
     fn rebuild(&mut self, id: u64) {
-        let Some(boot) = self.boot(id).filter(|_| self.bears_loss_of(id)) else {
+        if self.boot(id).is_none() || !self.bears_loss_of(id) {
             return;
-        };
+        }
         self.note_loss();
         self.node(id).disk.was_asked_to_rebuild = true;
+        self.order(id, Operation::Rebuild, (50, 2 * MS));
+    }
+
+    /// The node is told to do something, after a while, and nobody waits for the answer.
+    fn order(&mut self, node: u64, operation: Operation, wait_us: (u64, u64)) {
+        let Some(boot) = self.boot(node) else {
+            return;
+        };
         let (answers, _) = tokio::sync::mpsc::unbounded_channel();
-        let operation = Operation::Rebuild;
         let requests = vec![Request { ticket: 0, operation }];
         let submission = Submission { requests, answers };
-        let node = id;
         self.after(
-            50,
-            2 * MS,
+            wait_us.0,
+            wait_us.1,
             Event::Submit {
                 node,
                 boot,

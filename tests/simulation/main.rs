@@ -14,6 +14,7 @@
 mod checker;
 mod clients;
 mod disk;
+mod elections;
 #[path = "../cluster/linearizable.rs"]
 #[allow(dead_code)] // The other users need more of it.
 mod linearizable;

@@ -16,6 +16,7 @@ use raftline::storage::Committed;
 use raftline::transport::{CallError, Claim, Members, Refusal};
 
 use crate::disk::{Disk, Done, Job, Taking};
+use crate::world::Theme;
 
 /// How the nodes of one world are set up.
 #[derive(Clone, Debug)]
@@ -23,11 +24,16 @@ pub struct Setup {
     pub election_timeout_ms: u64,
     pub request_timeout_ms: u64,
     pub max_pending: usize,
-    /// Everything is cut into the smallest pieces.
+    /// Everything is cut into the smallest pieces; or the batches for the disk are.
     pub is_tight: bool,
+    pub has_small_batches: bool,
+    /// A chunk of a snapshot is full from here on.
+    pub chunk_bytes: usize,
     /// When snapshots are taken, and how much of the log is borne then.
     pub snapshot_log_bytes: u64,
     pub max_log_bytes: usize,
+    /// Some nodes keep much more of the log than that.
+    pub is_uneven: bool,
     /// Monotonic clocks run faster or slower by so many millionths at most. Only promises of leases depend on it.
     pub drift_max_ppm: u64,
     pub leases: Leases,
@@ -42,15 +48,60 @@ pub enum Leases {
 }
 
 impl Setup {
+    pub fn any(theme: Theme, rng: &mut Rng) -> Setup {
+        let mut setup = Setup {
+            election_timeout_ms: [200, 500, 1000][rng.below(3) as usize],
+            request_timeout_ms: [1000, 4000][rng.below(2) as usize],
+            max_pending: [5, 10_000, 10_000][rng.below(3) as usize],
+            is_tight: rng.one_in(3),
+            has_small_batches: rng.one_in(3),
+            chunk_bytes: [1000, 8000, 128 << 10][rng.below(3) as usize],
+            snapshot_log_bytes: u64::MAX,
+            max_log_bytes: usize::MAX,
+            is_uneven: rng.one_in(3),
+            drift_max_ppm: 0,
+            leases: [Leases::Nobody, Leases::Some, Leases::All, Leases::All][rng.below(4) as usize],
+        };
+        setup.choose_drift(rng);
+        setup.choose_snapshots(rng);
+        match theme {
+            Theme::Anything | Theme::Disks => {}
+            Theme::Clocks => (setup.leases, setup.drift_max_ppm) = (Leases::All, FAR_APART_PPM),
+            Theme::Snapshots => {
+                (setup.snapshot_log_bytes, setup.is_uneven) = (setup.snapshot_log_bytes.min(4000), true);
+            }
+        }
+        setup
+    }
+
+    /// A lease is a fifth shorter than the promise: clocks that differ by more than a fifth would break it.
+    fn choose_drift(&mut self, rng: &mut Rng) {
+        let drifts = if self.leases == Leases::Nobody { 4 } else { 3 };
+        self.drift_max_ppm = [0, 1000, FAR_APART_PPM, 400_000][rng.below(drifts) as usize];
+    }
+
     /// In most worlds snapshots are taken all the time, and in some the log must not grow without them.
-    pub fn choose_snapshots(&mut self, rng: &mut Rng) {
+    fn choose_snapshots(&mut self, rng: &mut Rng) {
         self.snapshot_log_bytes = [u64::MAX, 1000, 4000, 30_000][rng.below(4) as usize];
         if self.snapshot_log_bytes < u64::MAX && rng.one_in(3) {
             // A snapshot that failed is tried again after a long while.
             self.max_log_bytes = 20 * self.snapshot_log_bytes as usize + 50_000;
         }
     }
+
+    /// Of one node.
+    fn any_snapshot_log_bytes(&self, rng: &mut Rng) -> u64 {
+        if !self.is_uneven || rng.one_in(2) {
+            return self.snapshot_log_bytes;
+        }
+        // The log must not be full before.
+        let most = (self.max_log_bytes as u64 / 4).max(self.snapshot_log_bytes);
+        self.snapshot_log_bytes.saturating_mul(30).min(most)
+    }
 }
+
+/// The slowest and the fastest clock are almost as far apart as a lease bears.
+const FAR_APART_PPM: u64 = 100_000;
 
 /// Names a call of another node: who, on which connection, and its number there.
 #[derive(Clone, Copy, Debug)]
@@ -216,9 +267,12 @@ pub struct Node {
     /// Whom it lets in, and whom it dials.
     pub members: Members,
     pub peers: BTreeMap<u64, Addresses>,
+    /// What was committed when its process began, which recovers.
+    pub recovers_from: Option<Index>,
     /// It was switched off for good.
     pub is_retired: bool,
     promises_lease: bool,
+    snapshot_log_bytes: u64,
     clock: Clock,
     /// So much its wall clock is off.
     pub wall_offset_ms: i64,
@@ -245,7 +299,7 @@ impl Node {
         };
         Node {
             id,
-            disk: Disk::new(id, rng),
+            disk: Disk::new(id, setup.chunk_bytes, rng),
             process: None,
             boot: 0,
             bootstrap,
@@ -254,12 +308,14 @@ impl Node {
             incarnation: 0,
             members: Members::default(),
             peers: BTreeMap::new(),
+            recovers_from: None,
             is_retired: false,
             promises_lease: match setup.leases {
                 Leases::Nobody => false,
                 Leases::Some => rng.one_in(2),
                 Leases::All => true,
             },
+            snapshot_log_bytes: setup.any_snapshot_log_bytes(rng),
             clock,
             wall_offset_ms: rng.below(2000) as i64 - 1000,
             paused_until: 0,
@@ -304,7 +360,7 @@ impl Node {
             max_pending: setup.max_pending,
             max_memory_bytes: 0,
             min_free_space_bytes: 16 << 10,
-            snapshot_log_bytes: setup.snapshot_log_bytes,
+            snapshot_log_bytes: self.snapshot_log_bytes,
         };
         let effects = Effects {
             list: Vec::new(),
@@ -357,7 +413,7 @@ impl Node {
     }
 
     /// What the node's clocks show.
-    fn now(&self, now_us: u64) -> Now {
+    pub fn now(&self, now_us: u64) -> Now {
         Now {
             ticks: Ticks(self.clock.show_us(now_us) / 1000),
             wall_ms: (EPOCH_MS + now_us / 1000).saturating_add_signed(self.wall_offset_ms),
@@ -460,7 +516,11 @@ fn raft_options(setup: &Setup, id: u64, seed: u64) -> raft::Options {
         election_timeout_ms: setup.election_timeout_ms,
         heartbeat_interval_ms: setup.election_timeout_ms / 10,
         max_append_bytes: bytes(1, 256 << 10),
-        max_batch_bytes: bytes(300, 4 << 20),
+        max_batch_bytes: if setup.has_small_batches {
+            300
+        } else {
+            bytes(300, 4 << 20)
+        },
         window: Window {
             max_requests: bytes(4, 64),
             max_bytes: bytes(1000, 16 << 20),

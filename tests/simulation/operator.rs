@@ -307,7 +307,7 @@ impl World {
 
     fn replace_disk(&mut self, id: u64, bootstrap: Membership) {
         self.switch_off(id);
-        let disk = Disk::new(id, &mut self.rng);
+        let disk = Disk::new(id, self.setup.chunk_bytes, &mut self.rng);
         self.node(id).wipe(disk, bootstrap);
         let pace = if self.is_calm { MS } else { 2 * MS };
         self.set_disk_pace(id, (100, pace));

@@ -16,9 +16,10 @@ use raftline::transport::{CallError, Refusal};
 use crate::checker::{self, Checker};
 use crate::clients::Clients;
 use crate::disk::{Done, End, Job, Lane};
+use crate::elections::Elections;
 use crate::linearizable::Outcome;
 use crate::network::{Body, Closed, Network, Packet};
-use crate::node::{self, CallId, Effect, Input, Leases, Node, Setup};
+use crate::node::{self, CallId, Effect, Input, Node, Setup};
 
 #[path = "faults.rs"]
 mod faults;
@@ -27,6 +28,7 @@ mod faults;
 mod operator;
 
 use faults::Fault;
+pub use faults::Theme;
 use operator::Operator;
 
 const MS: u64 = 1000;
@@ -80,6 +82,8 @@ enum Event {
     /// Answers reach a client, or the end of its connection.
     Collect(usize),
     Fault,
+    /// What follows from one that came before: with this node.
+    Strike(Fault, u64),
     /// The operator does something.
     Operate,
     /// Links that were cut for a while carry again.
@@ -168,28 +172,14 @@ impl World {
     fn new(seed: u64, nodes: u64, trace: bool) -> World {
         // Neighbouring seeds would begin alike.
         let mut rng = Rng::new(Rng::new(seed).next_u64() ^ nodes);
-        let setup = Setup {
-            election_timeout_ms: [200, 500, 1000][rng.below(3) as usize],
-            request_timeout_ms: [1000, 4000][rng.below(2) as usize],
-            max_pending: [5, 10_000, 10_000][rng.below(3) as usize],
-            is_tight: rng.one_in(3),
-            snapshot_log_bytes: u64::MAX,
-            max_log_bytes: usize::MAX,
-            drift_max_ppm: 0,
-            leases: [Leases::Nobody, Leases::Some, Leases::All, Leases::All][rng.below(4) as usize],
-        };
-        // A lease is a fifth shorter than the promise: clocks that differ by more than a fifth would break it.
-        let drifts = if setup.leases == Leases::Nobody { 4 } else { 3 };
-        let mut setup = Setup {
-            drift_max_ppm: [0, 1000, 90_000, 400_000][rng.below(drifts) as usize],
-            ..setup
-        };
-        setup.choose_snapshots(&mut rng);
-        let chance = 1 + rng.below(4);
-        let faults = faults::some(&mut rng, |rng| rng.below(4) < chance);
+        let theme = Theme::any(&mut rng);
+        let setup = Setup::any(theme, &mut rng);
+        let faults = theme.some_faults(&mut rng);
+        let fault_pause_us = theme.pause_us(setup.election_timeout_ms, &mut rng);
         let list: BTreeMap<u64, Node> = (1..=nodes)
             .map(|id| (id, Node::new(id, &setup, node::first_membership(nodes), &mut rng)))
             .collect();
+        let elections = Elections::new(setup.election_timeout_ms, setup.drift_max_ppm);
         let mut world = World {
             setup,
             now: 0,
@@ -199,9 +189,9 @@ impl World {
             network: Network::new(&mut rng),
             clients: Clients::new(nodes, &mut rng),
             operator: Operator::new(&mut rng),
-            checker: Checker::new(node::first_membership(nodes)),
+            checker: Checker::new(node::first_membership(nodes), elections),
             faults,
-            fault_pause_us: [100, 500, 2000][rng.below(3) as usize] * MS,
+            fault_pause_us,
             is_calm: false,
             is_over: false,
             digest: 0,
@@ -211,7 +201,7 @@ impl World {
         };
         world.say(Mark::World, |world| {
             format!(
-                "{nodes} nodes, {:?}, {:?}, faults every {} ms or so: {:?}",
+                "{nodes} nodes, {theme:?}: {:?}, {:?}, faults every {} ms or so: {:?}",
                 world.setup,
                 world.network.style,
                 world.fault_pause_us / MS,
@@ -337,6 +327,7 @@ impl World {
             }
             Event::Collect(n) => self.on_collect(n),
             Event::Fault => self.on_fault(),
+            Event::Strike(fault, id) => self.strike(fault, id, id),
             Event::Operate => self.on_operate(),
             Event::Heal => self.on_heal(),
             Event::Start(id) => self.on_start(id),
@@ -391,6 +382,8 @@ impl World {
                 let node = &self.nodes[&id];
                 let committed = self.checker.observe(node);
                 self.checker.on_committed(committed, node, &self.nodes);
+                self.checker.check_followers(node, &self.nodes);
+                self.checker.elections.observe(node, &self.nodes, now);
                 let deadline = node.process.as_ref().expect("it had a turn").machine.deadline();
                 let due = node.time_of(deadline);
                 self.say_role(id);
@@ -439,6 +432,10 @@ impl World {
                         self.checker.on_cluster_id(id, *cluster_id);
                     }
                     let (node, rng) = (self.nodes.get_mut(&id).expect("a node"), &mut self.rng);
+                    if let Job::ClearRecovering = &job {
+                        self.checker.on_recovered(node);
+                        node.disk.lacks_nothing();
+                    }
                     let (boot, lane) = (node.boot, job.lane());
                     if let Some(due) = node.disk.push(job, self.now, rng) {
                         self.at(due, Event::Disk { node: id, boot, lane });
@@ -551,8 +548,9 @@ impl World {
         let (from, to) = (envelope.from.0, envelope.to.0);
         let receiver = self.nodes.get(&to).and_then(|node| node.process.as_ref());
         let receiver = receiver.map(|process| process.machine.raft());
-        self.checker
-            .on_send(&envelope, self.nodes[&from].disk.durable(), receiver);
+        let sender = &self.nodes[&from];
+        self.checker.on_send(&envelope, sender.disk.durable(), receiver);
+        self.checker.elections.on_send(&envelope, sender.boot, self.now);
         let connection = if envelope.message.is_request() {
             self.network.dialed(from, to)
         } else {
@@ -795,6 +793,8 @@ impl World {
             return self.after(100 * MS, RESTART_US, Event::Start(id));
         }
         let boot = node.boot;
+        let committed = self.checker.invariants.commit_index();
+        node.recovers_from = node.disk.is_recovering().then_some(committed);
         self.say(Mark::Process, |world| {
             let disk = &world.nodes[&id].disk;
             let recovering = if disk.is_recovering() {
@@ -833,7 +833,8 @@ impl World {
             }
         }
         self.tell_clients(id);
-        self.after(10 * MS, RESTART_US, Event::Start(id));
+        let most = [RESTART_US / 50, RESTART_US / 5, RESTART_US][self.rng.below(3) as usize];
+        self.after(10 * MS, most, Event::Start(id));
     }
 
     // --- clients
@@ -848,7 +849,8 @@ impl World {
             self.clients.leave(n);
             return self.after(MS, 50 * MS, Event::Client(n));
         };
-        let submission = self.clients.ask(n, &nodes, now, &mut self.rng);
+        let committed = self.checker.invariants.commit_index();
+        let submission = self.clients.ask(n, &nodes, now, committed, &mut self.rng);
         let node = &self.nodes[&id];
         // What is left of a pause is still to come.
         let paused_us = node
@@ -889,10 +891,15 @@ impl World {
     fn tell_clients(&mut self, id: u64) {
         let boot = self.boot(id);
         self.judge(id);
+        let process = self.nodes[&id].process.as_ref();
+        let applied = process.map(|process| process.machine.applied().0);
         for n in 0..self.clients.list.len() {
-            let Some(waiting) = &self.clients.list[n].waiting else {
+            let Some(waiting) = &mut self.clients.list[n].waiting else {
                 continue;
             };
+            if let Some(applied) = applied.filter(|_| waiting.node == id && boot == Some(waiting.boot)) {
+                waiting.hear(applied);
+            }
             if waiting.node == id && (waiting.has_answers() || boot != Some(waiting.boot)) {
                 self.after(50, 2 * MS, Event::Collect(n));
             }
