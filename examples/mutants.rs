@@ -33,6 +33,8 @@ mod checker;
 mod clients;
 #[path = "../tests/simulation/disk.rs"]
 mod disk;
+#[path = "../tests/simulation/elections.rs"]
+mod elections;
 #[allow(dead_code)] // The other users need more of it.
 #[path = "../tests/cluster/linearizable.rs"]
 mod linearizable;
@@ -63,7 +65,7 @@ struct Arguments {
 }
 
 /// Worlds that run without a bug.
-const SOUND_WORLDS: u64 = 60;
+const SOUND_WORLDS: u64 = 300;
 
 /// The rows of the table, by bug.
 type Rows = BTreeMap<String, String>;
@@ -149,7 +151,8 @@ fn search(wanted: &[Mutant], rows: Rows, arguments: &Arguments) -> usize {
                     let mut rows = rows.lock().expect("nobody panics with it");
                     rows.insert(format!("{mutant:?}"), row);
                     if writes {
-                        std::fs::write(TABLE, table(&rows)).expect("the table can be written");
+                        std::fs::write(TABLE, table(&rows, arguments.seeds))
+                            .expect("the table can be written");
                     }
                 }
             });
@@ -188,15 +191,16 @@ fn property(said: &str) -> String {
     name.chars().take(CHARS_MAX).collect()
 }
 
-fn table(rows: &Rows) -> String {
-    let mut text = "# Mutation table\n\n\
+fn table(rows: &Rows, seeds: u64) -> String {
+    let mut text = format!(
+        "# Mutation table\n\n\
          Known bugs, each put into the nodes by a switch of `base::mutant`, and what the simulation makes of them:\n\
          which property was found not to hold, and how many worlds had to run until then, of 3, 5 and 7 nodes in\n\
-         turn. Written by\n\n\
+         turn; {seeds} at most. Written by\n\n\
          ```sh\ncargo run --release --features mutants --example mutants\n```\n\n\
          `--resume --seconds 60` goes on with those that are missing, for a minute each.\n\n\
          | bug | where | what is wrong | found by | worlds |\n| --- | --- | --- | --- | --- |\n"
-        .to_string();
+    );
     for row in Mutant::ALL
         .iter()
         .filter_map(|mutant| rows.get(&format!("{mutant:?}")))

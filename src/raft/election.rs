@@ -186,6 +186,7 @@ impl Raft {
         request: RequestVote,
     ) {
         let sticks = !request.leadership_transfer && self.hears_leader(from);
+        let sticks = sticks && !(mutant::is(Mutant::PromiseEndsWithTerm) && term > self.hard_state.term);
         if term > self.hard_state.term && !sticks {
             self.become_follower(term, None);
         }
