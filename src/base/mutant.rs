@@ -76,7 +76,7 @@ mutants! {
     UnwrittenDropped "raft/snapshot" "Entries that are not on the disk yet are dropped from the log for a snapshot",
     SnapshotOfLaterMembership "raft/snapshot" "A snapshot names the latest membership, not the one at its last entry",
     SnapshotAhead "node/compaction" "A snapshot claims to hold what is committed and not applied yet",
-    ChunkOutOfOrder "node/transfer" "A chunk of a snapshot is taken whatever its number, and the whole is not compared with its head",
+    ChunkOutOfOrder "node/transfer" "A chunk of a snapshot is taken whatever its number, the whole whatever its hash",
     LeaseOutlivesTransfer "raft/lease" "A leader reads by its lease while and after it hands over",
     LeaseFromAnswer "raft/lease" "A lease runs from the answer, not from the question",
     NoDriftMargin "raft/lease" "A lease is as long as the promise, whatever the clocks",

@@ -1,6 +1,6 @@
-//! Elections and leases: each leader was voted for by a quorum in its own term, nobody breaks a promise that a lease may
-//! rest on, and nobody is elected while another leader holds a lease. What a stale read would show once in a long while
-//! is seen here whenever it could happen.
+//! Elections and leases: each leader was voted for by a quorum in its own term, nobody breaks a promise that a lease
+//! may rest on, and nobody is elected while another leader holds a lease. What a stale read would show once in a long
+//! while is seen here whenever it could happen.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -103,7 +103,7 @@ impl Elections {
         let latest = self.led.last().copied().unwrap_or_default();
         assert!(
             !holds_lease || latest <= raft.term(),
-            "a lease excludes others: node {} leads term {} and holds a lease, and somebody was elected in term {latest}",
+            "a lease excludes others: node {} leads term {} and holds a lease, and term {latest} has a leader",
             node.id,
             raft.term()
         );

@@ -53,8 +53,8 @@ pub enum Fault {
     Pair,
     /// What was said long ago is heard again, perhaps by the next process.
     Echo,
-    /// A follower is cut off until its leader has let go of what it lacks; and while it is sent the snapshot, the leader
-    /// goes.
+    /// A follower is cut off until its leader has let go of what it lacks; and while it is sent the snapshot, the
+    /// leader goes.
     Straggler,
 }
 

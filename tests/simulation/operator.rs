@@ -21,7 +21,7 @@ const VOTERS_MAX: u64 = 7;
 /// Requests under way at most.
 const ASKS_MAX: usize = 4;
 /// How long RAFT ADD … VOTER may take.
-const PROMOTION_US: u64 = 60_000 * MS;
+pub const PROMOTION_US: u64 = 60_000 * MS;
 
 pub struct Operator {
     /// How long it pauses; `None`: it only lets nodes rejoin.

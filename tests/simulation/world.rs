@@ -1044,8 +1044,9 @@ impl World {
             .filter(|(_, event)| matches!(***event, Event::Arrive(_)));
         let late = packets.next_back().map_or(self.now, |((time, _), _)| *time);
         self.run_until(late + 2 * timeout_us);
-        // What was passed on for one who has gone meanwhile waits for its deadline.
-        let end = self.now + 5 * timeout_us + 2 * self.setup.request_timeout_ms * MS;
+        // What was passed on for one who has gone meanwhile waits for its deadline; a voter may be long in coming.
+        let waits_us = 2 * self.setup.request_timeout_ms * MS + operator::PROMOTION_US;
+        let end = self.now + 5 * timeout_us + waits_us;
         let (members, term) = (self.members(), self.newest_term());
         loop {
             self.run_until(self.now + 50 * MS);
