@@ -30,7 +30,7 @@ use super::codec::{Decoded, Decoder, Dialect, Limits};
 use super::reply::{Encoding, Response};
 use super::session::Session;
 use super::stats::Ending;
-use super::table::{self, Action, ConnectionAction, Kind, Page, ScanStep, Walk, err};
+use super::table::{self, Action, ConnectionAction, Kind, Page, Repeat, ScanStep, Walk, err};
 use super::transaction::{Begun, Transaction, with_locals};
 use super::{Service, pages, slowlog};
 use feed::Following;
@@ -540,17 +540,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
                     let query = Query::Revisions(keys.clone());
                     (Operation::Query(query, linearizable(mode)), Then::Watched(keys))
                 }
-                Begun::Exec(command, locals) => (Operation::Write(command), Then::Executed(locals)),
+                Begun::Exec(repeat, command, locals) => (self.write(repeat, command), Then::Executed(locals)),
             },
             Action::Write(command) => (Operation::Write(command), Then::Written),
-            Action::Once { token, command } => {
-                let once = Command::Once {
-                    token,
-                    window_ms: self.service.options.once_window.as_millis() as u64,
-                    command: Box::new(command),
-                };
-                (Operation::Write(once), Then::Written)
-            }
+            Action::Repeatable(repeat, command) => (self.write(repeat, command), Then::Written),
             Action::Operate(operation) => (operation, Then::Written),
             Action::Query(query) => (Operation::Query(query, mode), Then::Read),
             Action::OfValue(query, key, derive) => {
@@ -570,6 +563,23 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
         } else {
             Ok(begun)
         }
+    }
+
+    /// A write by its token or number; how long a token is remembered says the configuration.
+    fn write(&self, repeat: Repeat, command: Command) -> Operation {
+        Operation::Write(match repeat {
+            Repeat::No => command,
+            Repeat::Once(token) => Command::Once {
+                token,
+                window_ms: self.service.options.once_window.as_millis() as u64,
+                command: Box::new(command),
+            },
+            Repeat::Seq { session, n } => Command::Seq {
+                session,
+                n,
+                command: Box::new(command),
+            },
+        })
     }
 
     fn under_way(&mut self, is_write: bool) -> &mut usize {

@@ -113,13 +113,8 @@ impl Keys {
 pub(crate) enum Action {
     /// A write.
     Write(Command),
-    /// A write that is done once; how long the token is remembered says the configuration.
-    Once {
-        /// The client's own word for it.
-        token: Bytes,
-        /// The write.
-        command: Command,
-    },
+    /// A write that is known by this when it comes again.
+    Repeatable(Repeat, Command),
     /// A read of a few keys.
     Query(Query),
     /// RANGE, PREFIX, KEYS.
@@ -215,13 +210,29 @@ pub(crate) enum TransactionAction {
     /// MULTI.
     Multi,
     /// EXEC.
-    Exec,
+    Exec(Repeat),
     /// DISCARD.
     Discard,
     /// WATCH.
     Watch(Vec<Bytes>),
     /// UNWATCH.
     Unwatch,
+}
+
+/// By what a write is known when it comes again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    /// Nothing: each time it comes it is done.
+    No,
+    /// The token of ONCE.
+    Once(Bytes),
+    /// The number of SEQ.
+    Seq {
+        /// The session's id.
+        session: u64,
+        /// The number within it.
+        n: u64,
+    },
 }
 
 /// What concerns one connection.
@@ -375,7 +386,7 @@ impl Action {
     /// Its place in the order of requests.
     pub(crate) fn kind(&self) -> Kind {
         match self {
-            Action::Write(_) | Action::Once { .. } | Action::Operate(_) => Kind::Write,
+            Action::Write(_) | Action::Repeatable(..) | Action::Operate(_) => Kind::Write,
             Action::Query(_)
             | Action::OfValue(..)
             | Action::Walk(_)

@@ -3,6 +3,9 @@
 //! Commands between MULTI and EXEC are read at once: one that is wrong, or that no transaction can hold, is refused
 //! then, and EXEC refuses the whole. WATCH asks the node for the keys' revisions, which EXEC sends along.
 //!
+//! EXEC under ONCE or SEQ is the same write under a token or a number. The connection that repeats it gathers the same
+//! commands again; what it watches matters only if the first one has not arrived.
+//!
 //! **Bounds.** What is gathered counts as one request: all of it together stays within `limits.max_request`, each
 //! step and each watched key with [`STEP_BYTES`] more than it took on the wire. So the entry is not longer than that
 //! of one request may be, for the encoding of a step is no longer than its words and that.
@@ -12,7 +15,7 @@ use bytes::Bytes;
 use crate::kv::{Code, Command, Error, Reply, STEPS_MAX, Step};
 
 use super::reply::Response;
-use super::table::{Action, ConnectionAction, TransactionAction, err};
+use super::table::{Action, ConnectionAction, Repeat, TransactionAction, err};
 
 /// What a step or a watched key counts for beside its own bytes.
 const STEP_BYTES: usize = 16;
@@ -46,7 +49,7 @@ pub(crate) enum Begun {
     /// The revisions of these keys.
     Watch(Vec<Bytes>),
     /// To do this; then these replies belong among those of the steps.
-    Exec(Command, Vec<(usize, Reply)>),
+    Exec(Repeat, Command, Vec<(usize, Reply)>),
 }
 
 impl Transaction {
@@ -138,7 +141,7 @@ impl Transaction {
                 Err(err("WATCH inside MULTI is not allowed").into())
             }
             TransactionAction::Watch(keys) => self.watch(keys),
-            TransactionAction::Exec => self.exec(),
+            TransactionAction::Exec(repeat) => self.exec(repeat),
         }
     }
 
@@ -175,7 +178,7 @@ impl Transaction {
         Ok(Begun::Watch(keys))
     }
 
-    fn exec(&mut self) -> Result<Begun, Response> {
+    fn exec(&mut self, repeat: Repeat) -> Result<Begun, Response> {
         let Some(queue) = self.queue.take() else {
             return Err(err("EXEC without MULTI").into());
         };
@@ -192,7 +195,8 @@ impl Transaction {
             return Err(with_locals(Reply::List(vec![]), queue.locals));
         }
         let steps = queue.steps;
-        Ok(Begun::Exec(Command::Transaction { watched, steps }, queue.locals))
+        let command = Command::Transaction { watched, steps };
+        Ok(Begun::Exec(repeat, command, queue.locals))
     }
 }
 
@@ -268,7 +272,7 @@ mod tests {
             let _ = request(&mut transaction, "MULTI");
             while text(request(&mut transaction, line)) == "QUEUED" {}
             transaction.queue.as_mut().unwrap().is_spoiled = false;
-            let Ok(Begun::Exec(command, _)) = request(&mut transaction, "EXEC") else {
+            let Ok(Begun::Exec(_, command, _)) = request(&mut transaction, "EXEC") else {
                 panic!("{line}")
             };
             let length = encode_entry(u64::MAX, &command).len();
@@ -316,7 +320,7 @@ mod tests {
         for line in ["MULTI", "PING", "GET a", "ECHO x", "UNWATCH", "GET b", "PING"] {
             let _ = request(&mut transaction, line);
         }
-        let Ok(Begun::Exec(_, locals)) = request(&mut transaction, "EXEC") else {
+        let Ok(Begun::Exec(_, _, locals)) = request(&mut transaction, "EXEC") else {
             panic!("asks the node")
         };
         let replies = with_locals(Reply::List(vec![Reply::Integer(1), Reply::Integer(2)]), locals);

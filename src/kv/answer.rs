@@ -54,8 +54,16 @@ impl Answer {
     }
 }
 
+/// Of a transaction its steps alone: a repeat on another connection has watched other revisions, or none.
 fn fingerprint(command: &Command) -> u64 {
-    xxh3_64(&encode_command(command))
+    let Command::Transaction { watched, steps } = command else {
+        return xxh3_64(&encode_command(command));
+    };
+    if watched.is_empty() {
+        return xxh3_64(&encode_command(command));
+    }
+    let (watched, steps) = (Vec::new(), steps.clone());
+    xxh3_64(&encode_command(&Command::Transaction { watched, steps }))
 }
 
 /// The refusal when too much is remembered.
@@ -65,4 +73,29 @@ pub(super) fn no_room(what: &str) -> Reply {
         ANSWERS_MAX_BYTES >> 20
     );
     Reply::error(Code::Busy, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::{Query, Step};
+
+    #[test]
+    fn what_a_transaction_has_watched_may_differ_and_its_steps_may_not() {
+        let transaction = |revision: Option<u64>, key: &'static str| Command::Transaction {
+            watched: revision
+                .map(|revision| (Bytes::from("w"), revision))
+                .into_iter()
+                .collect(),
+            steps: vec![Step::Read(Query::Get(key.into()))],
+        };
+        let answer = Answer::new(&transaction(Some(7), "k"), &Reply::Nil);
+        for again in [Some(7), Some(8), None] {
+            assert_eq!(answer.repeat(&transaction(again, "k")), Reply::Nil);
+        }
+        assert!(matches!(
+            answer.repeat(&transaction(Some(7), "l")),
+            Reply::Error(_)
+        ));
+    }
 }

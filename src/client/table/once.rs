@@ -3,7 +3,7 @@
 use crate::kv::{Command, Error, TOKEN_MAX_BYTES};
 
 use super::leases::life;
-use super::{Action, Args, Flag, Keys, Row, Under, err, help_of, parse};
+use super::{Action, Args, Flag, Keys, Repeat, Row, TransactionAction, Under, err, help_of, parse};
 
 /// The life of a session without ms.
 const DEFAULT_LIFE_MS: u64 = 3600 * 1000;
@@ -16,7 +16,7 @@ pub(super) const ROWS: &[Row] = &[
         keys: Keys::NONE,
         parse: once,
         syntax: "token command …",
-        summary: "does a write once; the same answer when it comes again with this token, on any node",
+        summary: "does a write, or EXEC, once; the same answer when it comes again with this token, on any node",
     },
     Row {
         name: "SESSION",
@@ -34,7 +34,7 @@ pub(super) const ROWS: &[Row] = &[
         keys: Keys::NONE,
         parse: seq,
         syntax: "session n command …",
-        summary: "does a write once; the same answer when it comes again with this number, from 1 on",
+        summary: "does a write, or EXEC, once; the same answer when it comes again with this number, from 1 on",
     },
 ];
 
@@ -59,8 +59,7 @@ fn once(args: &Args<'_>) -> Result<Action, Error> {
         );
         return Err(err(text));
     }
-    let command = wrapped(args, 2)?;
-    Ok(Action::Once { token, command })
+    wrapped(args, 2, Repeat::Once(token))
 }
 
 fn session(args: &Args<'_>) -> Result<Action, Error> {
@@ -97,12 +96,12 @@ fn seq(args: &Args<'_>) -> Result<Action, Error> {
         "a session's id is the number that SESSION OPEN has answered",
     )?;
     let n = number(args, 2, "the numbers of a session count from 1")?;
-    let command = Box::new(wrapped(args, 3)?);
-    Ok(Action::Write(Command::Seq { session, n, command }))
+    wrapped(args, 3, Repeat::Seq { session, n })
 }
 
-/// The write that starts at this word. One in another is refused before it is read, so that no request goes deep.
-fn wrapped(args: &Args<'_>, at: usize) -> Result<Command, Error> {
+/// The write that starts at this word, EXEC among them. One in another is refused before it is read, so that no
+/// request goes deep.
+fn wrapped(args: &Args<'_>, at: usize, repeat: Repeat) -> Result<Action, Error> {
     let refused = || {
         err(format!(
             "{} is for writes, and '{}' is none; nothing was done",
@@ -114,7 +113,10 @@ fn wrapped(args: &Args<'_>, at: usize) -> Result<Command, Error> {
         return Err(refused());
     }
     match parse(&args.rest(at))? {
-        Action::Write(command) if command.may_be_wrapped() => Ok(command),
+        Action::Write(command) if command.may_be_wrapped() => Ok(Action::Repeatable(repeat, command)),
+        Action::Transaction(TransactionAction::Exec(_)) => {
+            Ok(Action::Transaction(TransactionAction::Exec(repeat)))
+        }
         _ => Err(refused()),
     }
 }

@@ -1,6 +1,6 @@
 //! MULTI and EXEC: several commands that take effect together.
 
-use super::{Action, Flag, Keys, Row, TransactionAction};
+use super::{Action, Flag, Keys, Repeat, Row, TransactionAction};
 
 pub(super) const ROWS: &[Row] = &[
     Row {
@@ -17,7 +17,7 @@ pub(super) const ROWS: &[Row] = &[
         arity: 1,
         flags: &[],
         keys: Keys::NONE,
-        parse: |_| Ok(Action::Transaction(TransactionAction::Exec)),
+        parse: |_| Ok(Action::Transaction(TransactionAction::Exec(Repeat::No))),
         syntax: "",
         summary: "does what is queued; a list of replies, or _ and nothing was done if a watched key has changed",
     },
