@@ -8,121 +8,81 @@
     clippy::indexing_slicing
 )]
 
+#[path = "common/nodes.rs"]
+mod nodes;
 #[path = "transcripts/runner.rs"]
 mod runner;
 #[path = "common/waiting.rs"]
 mod waiting;
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
-use tempfile::TempDir;
-
-use waiting::wait_for;
-
-/// How long a node may take until it serves.
-const START_MAX: Duration = Duration::from_secs(20);
-
-/// How many nodes the cluster has.
-const NODES: usize = 2;
-
-/// A cluster of `raftline serve` processes, which end with this value.
-struct Cluster {
-    processes: Vec<Child>,
-    clients: Vec<SocketAddr>,
-    _folder: TempDir,
-}
-
-impl Cluster {
-    fn start() -> Cluster {
-        let folder = TempDir::with_prefix("raftline-transcripts-").unwrap();
-        // Held at the same time, so that they differ.
-        let free: Vec<TcpListener> = (0..2 * NODES)
-            .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
-            .collect();
-        let addresses: Vec<SocketAddr> = free.iter().map(|free| free.local_addr().unwrap()).collect();
-        drop(free);
-        let (clients, peers) = addresses.split_at(NODES);
-        let members: Vec<String> = (0..NODES)
-            .map(|at| {
-                let (id, peer, client) = (at + 1, peers[at], clients[at]);
-                format!("{{ id = {id}, peer = \"{peer}\", client = \"{client}\" }}")
-            })
-            .collect();
-        let start = |at: usize| {
-            let (id, peer, client) = (at + 1, peers[at], clients[at]);
-            let config = folder.path().join(format!("{id}.toml"));
-            let data = folder.path().join(format!("{id}"));
-            let text = format!(
-                "[node]\nid = {id}\ndata_dir = {data:?}\n\
-                 [listen]\nclient = \"{client}\"\npeer = \"{peer}\"\n\
-                 [cluster]\nname = \"transcripts\"\nmembers = [{}]\n",
-                members.join(", ")
-            );
-            fs::write(&config, text).unwrap();
-            Command::new(env!("CARGO_BIN_EXE_raftline"))
-                .args([Path::new("serve"), Path::new("--config"), &config])
-                .stdin(Stdio::null())
-                .spawn()
-                .unwrap()
-        };
-        let cluster = Cluster {
-            processes: (0..NODES).map(start).collect(),
-            clients: clients.to_vec(),
-            _folder: folder,
-        };
-        wait_for("a cluster that serves", START_MAX, || {
-            cluster
-                .clients
-                .iter()
-                .all(|client| flush(*client).is_some())
-                .then_some(())
-        });
-        cluster
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        for process in &mut self.processes {
-            process.kill().ok();
-            process.wait().ok();
-        }
-    }
-}
-
-/// Deletes every key; `None` if that did not work.
-fn flush(node: SocketAddr) -> Option<()> {
-    let mut stream = TcpStream::connect(node).ok()?;
-    stream.set_read_timeout(Some(START_MAX)).ok()?;
-    stream.write_all(b"FLUSHALL\n").ok()?;
-    let mut reply = String::new();
-    BufReader::new(stream).read_line(&mut reply).ok()?;
-    (reply == "+OK\r\n").then_some(())
-}
+use nodes::{Cluster, ask_all, flush};
 
 /// Every conversation is held with each node: one of the two leads, the other one follows.
 #[test]
 fn transcripts() {
-    let cluster = Cluster::start();
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts");
-    let mut played = 0;
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_none_or(|extension| extension != "txt") {
-            continue;
-        }
-        let name = path.file_name().unwrap().to_string_lossy();
-        let text = fs::read_to_string(&path).unwrap();
+    let cluster = Cluster::start(2);
+    for (name, text) in conversations() {
         for client in &cluster.clients {
             flush(*client).expect("FLUSHALL between two conversations");
             runner::play(&name, &text, || TcpStream::connect(client).unwrap());
         }
-        played += 1;
     }
-    assert!(played > 0, "no conversation was found");
+}
+
+/// Every row of the command table is said in each dialect.
+#[test]
+fn every_command_is_said_in_both_dialects() {
+    let cluster = Cluster::start(1);
+    let (mut lines, mut arrays) = (BTreeSet::new(), BTreeSet::new());
+    for (_, text) in conversations() {
+        for line in text.lines() {
+            if let Some(request) = line.strip_prefix("> ") {
+                lines.extend(request.split_whitespace().next().map(str::to_lowercase));
+            }
+            // `*1\r\n$4\r\nPING`: the word behind the first length.
+            let parts: Vec<&str> = line
+                .strip_prefix(">> ")
+                .unwrap_or_default()
+                .split("\\r\\n")
+                .collect();
+            let is_array = |part: &str| part.starts_with('*') && part[1..].parse::<u32>().is_ok();
+            let arrays_here = parts
+                .windows(3)
+                .filter(|parts| is_array(parts[0]) && parts[1].starts_with('$'));
+            arrays.extend(arrays_here.map(|parts| parts[2].to_lowercase()));
+        }
+    }
+    let names = ask_all(cluster.clients[0], "COMMAND LIST");
+    let missing = |said: &BTreeSet<String>| -> Vec<String> {
+        names
+            .iter()
+            .filter(|name| !said.contains(*name))
+            .cloned()
+            .collect()
+    };
+    let (lines, arrays) = (missing(&lines), missing(&arrays));
+    assert!(
+        lines.is_empty() && arrays.is_empty(),
+        "as a line {lines:?}, as an array {arrays:?}"
+    );
+}
+
+/// The conversations, each with the name of its file.
+fn conversations() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut all = Vec::new();
+    for entry in fs::read_dir(root.join("tests/transcripts")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "txt") {
+            let name = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
+            all.push((name, fs::read_to_string(&path).unwrap()));
+        }
+    }
+    assert!(!all.is_empty(), "no conversation was found");
+    all
 }

@@ -28,7 +28,9 @@ async fn transcripts() {
         let play = move || {
             let name = path.file_name().unwrap().to_string_lossy();
             let text = fs::read_to_string(&path).unwrap();
-            runner::play(&name, &text, || TcpStream::connect(address).unwrap());
+            runner::play(&format!("tests/transcripts/{name}"), &text, || {
+                TcpStream::connect(address).unwrap()
+            });
         };
         // The player waits for bytes like any other program; it needs a thread of its own.
         tokio::task::spawn_blocking(play).await.unwrap();

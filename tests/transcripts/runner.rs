@@ -18,7 +18,7 @@ use std::time::Duration;
 /// What nothing that comes may take longer than.
 const SOON: Duration = Duration::from_secs(20);
 
-/// Plays the conversation of the file `name`; each connection comes from `connect`.
+/// Plays the conversation, which stands in the file `name`; each connection comes from `connect`.
 pub fn play(name: &str, conversation: &str, connect: impl Fn() -> TcpStream) {
     let connect = || {
         let stream = connect();
@@ -28,7 +28,7 @@ pub fn play(name: &str, conversation: &str, connect: impl Fn() -> TcpStream) {
     let mut stream = connect();
     let mut numbers: Vec<(String, String)> = Vec::new();
     for (number, line) in conversation.lines().enumerate() {
-        let place = format!("tests/transcripts/{name}:{}", number + 1);
+        let place = format!("{name}:{}", number + 1);
         let (kind, rest) = line.split_once(' ').unwrap_or((line, ""));
         let known = |text: String, (name, value): &(String, String)| text.replace(name, value);
         let rest = &numbers.iter().fold(rest.to_owned(), known);
