@@ -176,7 +176,7 @@ impl Raft {
         let mut index = from;
         while let Some(entry) = self.log.entry(index) {
             if let Payload::Membership(membership) = &entry.payload {
-                self.memberships.append(index, membership.clone());
+                self.memberships.append(index, (**membership).clone());
             }
             index = index.next();
         }

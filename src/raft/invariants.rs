@@ -374,7 +374,7 @@ fn check_memberships(
     known: Index,
 ) -> Result<(), Violation> {
     let membership_at = |index: Index| match &raft.log().entry(index)?.payload {
-        Payload::Membership(membership) => Some((index, membership)),
+        Payload::Membership(membership) => Some((index, &**membership)),
         Payload::Noop | Payload::Command(_) => None,
     };
     let new = (known.next().0..=status.last_log.index.0).filter_map(|i| membership_at(Index(i)));
@@ -415,7 +415,7 @@ fn check_membership_in_force(raft: &Raft, status: &Status<'_>) -> Result<(), Vio
     let entry = raft.log().entry(index);
     ensure(
         entry.is_some_and(
-            |entry| matches!(&entry.payload, Payload::Membership(of) if of == status.membership),
+            |entry| matches!(&entry.payload, Payload::Membership(of) if **of == *status.membership),
         ),
         "the membership in force is one of the log",
         || {

@@ -169,7 +169,7 @@ impl Raft {
         let mut memberships = Memberships::new(snapshot.membership_index, snapshot.membership.clone());
         for entry in &recovered.entries {
             if let Payload::Membership(membership) = &entry.payload {
-                memberships.append(entry.id.index, membership.clone());
+                memberships.append(entry.id.index, (**membership).clone());
             }
         }
         let log = Log::new(recovered.snapshot, recovered.entries);
@@ -373,7 +373,7 @@ impl Raft {
         if !self.has_committed_in_term() {
             return Err(ProposeError::NotLeader);
         }
-        self.lead_append(Payload::Membership(self.memberships.latest().clone()))
+        self.lead_append(self.memberships.latest().clone().into())
             .map(|_| ())
     }
 

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::catch_up::{CatchUp, CatchUpStatus};
 use super::node::{ProposeError, Raft, Role};
 use super::progress::Progress;
-use super::types::{Addresses, Index, Membership, NodeId, Payload, Ticks};
+use super::types::{Addresses, Index, Membership, NodeId, Ticks};
 use crate::base::mutant::{self, Mutant};
 
 /// For how many election timeouts a leader goes on telling a server that it is no member any more.
@@ -121,7 +121,7 @@ impl Raft {
             ..
         } = &next;
         tracing::info!(?voters, ?outgoing, ?learners, "membership changes");
-        match self.lead_append(Payload::Membership(next)) {
+        match self.lead_append(next.into()) {
             Ok(_) => Ok(()),
             Err(ProposeError::NotLeader) => Err(ChangeError::NotLeader),
             Err(ProposeError::Transferring) => Err(ChangeError::Transferring),
@@ -328,7 +328,7 @@ impl Raft {
         } else if latest.is_joint() {
             let next = latest.without_outgoing();
             tracing::info!(voters = ?next.voters, learners = ?next.learners, "end of the joint configuration");
-            self.append_unchecked(Payload::Membership(next));
+            self.append_unchecked(next.into());
         } else if !latest.voters.contains(&self.options.id) && !mutant::is(Mutant::RemovedLeaderStays) {
             self.retire();
         } else {

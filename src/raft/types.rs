@@ -51,7 +51,14 @@ pub enum Payload {
     /// A command of the state machine; the core never looks into it.
     Command(Bytes),
     /// A change of the membership (Diss. 4.3); in force from the moment it is appended.
-    Membership(Membership),
+    /// Boxed, since nearly all entries are commands, and each entry of the log takes as much as the largest kind.
+    Membership(Box<Membership>),
+}
+
+impl From<Membership> for Payload {
+    fn from(membership: Membership) -> Payload {
+        Payload::Membership(Box::new(membership))
+    }
 }
 
 /// The servers of a cluster. In a joint configuration (Diss. 4.3) `outgoing` is not empty, and every

@@ -200,7 +200,7 @@ fn others_are_looked_for_in_what_can_still_be_read() {
     };
     let membership = |index, ids: &[u64]| Entry {
         id: id(index, 1),
-        payload: Payload::Membership(of(ids)),
+        payload: of(ids).into(),
     };
     let fs = SimFs::new();
     let (mut storage, _) = open(&fs).unwrap();

@@ -149,7 +149,7 @@ impl Salvaged {
                 self.know_term(entry.id.term);
                 self.memberships.split_off(&entry.id.index);
                 if let Payload::Membership(membership) = entry.payload {
-                    self.memberships.insert(entry.id.index, membership);
+                    self.memberships.insert(entry.id.index, *membership);
                 }
             }
         }

@@ -154,7 +154,7 @@ pub(in crate::wire) fn entry_from_proto(entry: proto::Entry) -> Result<Entry, Ma
         Some(proto::entry::Payload::Membership(membership)) => {
             let membership = membership_from_proto(membership)
                 .map_err(|e| Malformed::new(format!("entry {id}: {}", e.reason)))?;
-            Payload::Membership(membership)
+            membership.into()
         }
     };
     Ok(Entry { id, payload })
@@ -256,8 +256,8 @@ mod tests {
             Payload::Noop,
             Payload::Command(Bytes::from_static(b"SET k v")),
             Payload::Command(Bytes::new()),
-            Payload::Membership(membership()),
-            Payload::Membership(Membership::default()),
+            membership().into(),
+            Membership::default().into(),
         ] {
             let entry = entry(payload);
             let mut bytes = BytesMut::new();

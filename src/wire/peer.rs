@@ -666,11 +666,12 @@ mod tests {
                 peer: format!("a:{id}"),
                 client: format!("b:{id}"),
             };
-            Payload::Membership(Membership {
+            Membership {
                 voters: servers.into(),
                 addresses: servers.into_iter().map(|id| (id, address(id))).collect(),
                 ..Membership::default()
-            })
+            }
+            .into()
         };
         prop_oneof![
             Just(Payload::Noop),

@@ -83,7 +83,7 @@ impl Checker {
                 *times = if is_once { 1 } else { *times + 1 };
             }
             if let Some(Payload::Membership(membership)) = entry.map(|entry| &entry.payload) {
-                self.memberships.push(membership.clone());
+                self.memberships.push((**membership).clone());
             }
             let id = self.invariants.committed_at(index).expect("it is committed");
             let decided_by = |membership: &Membership| is_on_quorum(id, membership, nodes);
@@ -258,7 +258,7 @@ fn is_on_quorum(id: EntryId, membership: &Membership, nodes: &BTreeMap<u64, Node
 /// The memberships in force when an entry was appended, and after it: its leader counted by one of them.
 fn may_decide(raft: &Raft, index: Index) -> impl Iterator<Item = &Membership> {
     let of = |at: u64| match &raft.log().entry(Index(at))?.payload {
-        Payload::Membership(membership) => Some(membership),
+        Payload::Membership(membership) => Some(&**membership),
         Payload::Noop | Payload::Command(_) => None,
     };
     let (first, last) = (raft.log().first_index().0, raft.log().last().index.0);

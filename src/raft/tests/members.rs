@@ -261,13 +261,23 @@ fn trap_3_31_a_log_that_is_lost_twice_is_fetched_twice() {
     world.settle();
     let entry = world.propose(1, "y").unwrap();
     world.settle();
-    assert_eq!(world.terms(3).len() as u64, entry.index.0, "it has fetched everything");
-    assert!(world.raft(3).status().is_recovering, "and nobody confirms that this is all");
+    assert_eq!(
+        world.terms(3).len() as u64,
+        entry.index.0,
+        "it has fetched everything"
+    );
+    assert!(
+        world.raft(3).status().is_recovering,
+        "and nobody confirms that this is all"
+    );
     world.lose_log(3);
     world.restart(3);
     world.connect(1, 3);
     world.settle();
-    assert!(world.commit_index(1) < entry.index.0, "'y' was never on two servers that count");
+    assert!(
+        world.commit_index(1) < entry.index.0,
+        "'y' was never on two servers that count"
+    );
     world.heal();
     world.pass(6 * ELECTION_TIMEOUT_MS);
     assert_eq!(world.leader(), Some(1));

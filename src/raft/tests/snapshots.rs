@@ -2,7 +2,7 @@
 
 use super::super::{
     AppendEntriesResponse, Entry, EntryId, Envelope, HardState, Index, InstallSnapshot, Membership, Message,
-    NodeId, Payload, ProposeError, Raft, Recovered, SnapshotHeader, Term, Ticks, VoteResponse,
+    NodeId, ProposeError, Raft, Recovered, SnapshotHeader, Term, Ticks, VoteResponse,
 };
 use super::world::{ELECTION_TIMEOUT_MS, HEARTBEAT_INTERVAL_MS, World, entries, membership, options};
 use crate::base::rng::Rng;
@@ -308,7 +308,7 @@ fn trap_3_41_the_membership_of_a_snapshot_is_the_committed_one() {
 
     let uncommitted = |index, n| Entry {
         id: id(index, 1),
-        payload: Payload::Membership(membership(n)),
+        payload: membership(n).into(),
     };
     for (last, expected) in [
         (id(1, 1), membership(5)),
