@@ -167,11 +167,11 @@ enum State {
     /// A feed begins when its turn comes.
     Feed(Feed),
     /// A view is there, to be walked when its turn comes.
-    Walk(View, Walk),
+    Walk(Box<View>, Walk),
     /// The same for SCAN.
-    Scan(View, Bytes, ScanStep),
+    Scan(Box<View>, Bytes, ScanStep),
     /// The same for RANDOMKEY.
-    Draw(View),
+    Draw(Box<View>),
 }
 
 /// What to do with the node's answer.

@@ -100,7 +100,9 @@ fn outcome(store: &mut Store, feeds: &Feeds, operation: Operation) -> Outcome {
             Outcome::Reply(reply)
         }
         Operation::Query(query, _) => Outcome::Reply(store.query(&query, NOW_MS)),
-        Operation::View(ReadMode::Quorum | ReadMode::Lease | ReadMode::Stale) => Outcome::View(store.view()),
+        Operation::View(ReadMode::Quorum | ReadMode::Lease | ReadMode::Stale) => {
+            Outcome::View(Box::new(store.view()))
+        }
         Operation::Feed { prefix, from, .. } => match feeds.start(prefix, from) {
             Ok(feed) => Outcome::Feed(feed),
             Err(error) => Outcome::Reply(Reply::Error(error)),

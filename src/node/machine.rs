@@ -277,7 +277,7 @@ impl<C> Machine<C> {
     fn answer_read(&self, read: Read) {
         match read.wanted {
             Wanted::Query(query) => read.local.answer(self.store.query(&query, self.now.wall_ms)),
-            Wanted::View => read.local.answer_with(Outcome::View(self.store.view())),
+            Wanted::View => read.local.answer_with(Outcome::View(Box::new(self.store.view()))),
             Wanted::Feed(prefix) => self.start_feed(prefix, None, read.local),
         }
     }

@@ -111,7 +111,7 @@ pub enum Outcome {
     /// A reply to pass on, an error included.
     Reply(kv::Reply),
     /// The answer to [`Operation::View`]: an O(1) copy of the state.
-    View(kv::View),
+    View(Box<kv::View>),
     /// The answer to [`Operation::Feed`].
     Feed(Feed),
     /// The answer to [`Operation::Status`].

@@ -53,12 +53,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
                 _ if slot.is_silent => {}
                 State::Ready(response) => self.put(slot.encoding, &response).await?,
                 State::Feed(feed) => self.begin_feed(slot.encoding, feed).await?,
-                State::Walk(view, walk) => self.put_walk(slot.encoding, Walker::new(view, &walk)).await?,
+                State::Walk(view, walk) => self.put_walk(slot.encoding, Walker::new(*view, &walk)).await?,
                 State::Scan(view, from, step) => {
-                    self.put_scan(slot.encoding, ScanWalk::new(view, from, step))
+                    self.put_scan(slot.encoding, ScanWalk::new(*view, from, step))
                         .await?;
                 }
-                State::Draw(view) => self.put_draw(slot.encoding, Draw::new(view, random())).await?,
+                State::Draw(view) => self.put_draw(slot.encoding, Draw::new(*view, random())).await?,
             }
         }
         self.flush().await?;
