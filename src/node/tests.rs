@@ -478,6 +478,7 @@ fn raft_options(id: u64) -> raft::Options {
         max_batch_bytes: 1 << 20,
         window: Window {
             max_requests: 256,
+            gather_bytes: 0,
             max_bytes: 1 << 22,
         },
         max_uncommitted_bytes: 1 << 26,

@@ -97,7 +97,7 @@ impl Raft {
 
     pub(super) fn append_unchecked(&mut self, payload: Payload) -> EntryId {
         if let Payload::Membership(membership) = &payload {
-            self.enter_membership(self.log.last().index.next(), membership.clone());
+            self.enter_membership(self.log.last().index.next(), (**membership).clone());
         }
         let id = self.log.append(self.hard_state.term, payload);
         let bytes = self.log.entry(id.index).map_or(0, |entry| entry.size_bytes());
@@ -252,10 +252,11 @@ impl Raft {
         };
         let progress = leader.progress.get(&peer)?;
         let last_index = self.last_index_for(peer);
-        if !progress.may_send(self.options.window) || !progress.lacks(last_index) {
+        let prev_index = progress.next_index.prev();
+        let waiting_bytes = self.log.size_bytes(prev_index, last_index);
+        if !progress.may_send(self.options.window, waiting_bytes) || !progress.lacks(last_index) {
             return None;
         }
-        let prev_index = progress.next_index.prev();
         // Dropped for a snapshot, where it is not held, and there is no snapshot to send.
         let prev_term = self.log.term_at(prev_index)?;
         Some(AppendEntries {

@@ -91,7 +91,14 @@ pub struct Window {
     pub max_requests: usize,
     /// Bytes of entries; one request may always be under way.
     pub max_bytes: usize,
+    /// While [`EAGER_REQUESTS`] are under way, the next one waits until it has so many bytes of entries, or until one
+    /// of them is answered.
+    pub gather_bytes: usize,
 }
+
+/// One that the follower writes to its disk, and one that it finds when it is done: a third would wait there just as
+/// well as here, where it may still grow. Fewer and larger requests cost both sides less, and delay nothing.
+pub const EAGER_REQUESTS: usize = 2;
 
 impl Progress {
     /// A follower of which nothing is known but where to try first.
@@ -186,14 +193,15 @@ impl Progress {
             || (matches!(self.state, State::Probe { .. }) && self.match_index < last_index)
     }
 
-    /// Whether another request may be sent.
-    pub fn may_send(&self, window: Window) -> bool {
+    /// Whether another request may be sent, if so many bytes of entries wait for it.
+    pub fn may_send(&self, window: Window, waiting_bytes: usize) -> bool {
         match &self.state {
             State::Probe { outstanding } => outstanding.is_none(),
+            State::Replicate { inflight } if inflight.is_empty() => true,
             State::Replicate { inflight } => {
                 inflight.len() < window.max_requests
-                    && (inflight.is_empty()
-                        || inflight.iter().map(|sent| sent.bytes).sum::<usize>() < window.max_bytes)
+                    && inflight.iter().map(|sent| sent.bytes).sum::<usize>() < window.max_bytes
+                    && (inflight.len() < EAGER_REQUESTS || waiting_bytes >= window.gather_bytes)
             }
             State::Snapshot(_) => false,
         }
@@ -379,10 +387,14 @@ mod tests {
     fn a_rejection_counts_for_the_question_being_asked_only() {
         let mut progress = Progress::new(Index(10), 1, Ticks(0));
         progress.sent(sent(5, 12));
-        assert!(!progress.may_send(Window {
-            max_requests: 9,
-            max_bytes: 100
-        }));
+        assert!(!progress.may_send(
+            Window {
+                max_requests: 9,
+                max_bytes: 100,
+                gather_bytes: 0,
+            },
+            0
+        ));
         assert!(progress.is_rejected_by(Index(9)));
         assert!(!progress.is_rejected_by(Index(8)));
         progress.accepted(5, Index(12));
@@ -446,6 +458,7 @@ mod tests {
         let window = Window {
             max_requests: 3,
             max_bytes: 15,
+            gather_bytes: 0,
         };
         let mut progress = Progress::new(Index(1), 1, Ticks(0));
         progress.accepted(0, Index(0));
@@ -453,12 +466,31 @@ mod tests {
             bytes: 100,
             ..sent(1, 1)
         });
-        assert!(!progress.may_send(window));
+        assert!(!progress.may_send(window, 0));
         progress.accepted(1, Index(1));
         for i in 2..4 {
-            assert!(progress.may_send(window));
+            assert!(progress.may_send(window, 0));
             progress.sent(sent(i, i));
         }
-        assert!(!progress.may_send(window));
+        assert!(!progress.may_send(window, 0));
+    }
+
+    #[test]
+    fn what_would_wait_at_the_follower_gathers_here() {
+        let window = Window {
+            max_requests: 9,
+            max_bytes: 1000,
+            gather_bytes: 50,
+        };
+        let mut progress = Progress::new(Index(1), 1, Ticks(0));
+        progress.accepted(0, Index(0));
+        for i in 1..=2 {
+            assert!(progress.may_send(window, 10));
+            progress.sent(sent(i, i));
+        }
+        assert!(!progress.may_send(window, 49));
+        assert!(progress.may_send(window, 50), "nothing is gained by more");
+        progress.accepted(1, Index(1));
+        assert!(progress.may_send(window, 10));
     }
 }

@@ -140,7 +140,7 @@ impl Raft {
         progress.end_snapshot(base);
         progress.leave_snapshot_before(base);
         let is_cut_off = progress.next_index <= base
-            && progress.may_send(self.options.window)
+            && progress.may_send(self.options.window, usize::MAX)
             && progress.lacks(last_index);
         if is_cut_off && !self.snapshot_is_lost && self.snapshot.last.index >= base {
             tracing::info!(%peer, last = %self.snapshot.last, "sending the snapshot");

@@ -30,6 +30,9 @@ const ENTRY_OVERHEAD_BYTES: usize = 64 * 1024;
 const UNCOMMITTED_MAX_BYTES: usize = 64 * 1024 * 1024;
 /// Entries under way to one follower, in bytes.
 const INFLIGHT_MAX_BYTES: usize = 8 * 1024 * 1024;
+/// A request that is one of several under way to a follower waits for so many bytes of entries. From here on its own
+/// cost is small beside that of its bytes.
+const GATHER_BYTES: usize = 64 * 1024;
 /// Committed entries applied in one turn of the driver, in bytes: about a millisecond's work.
 const APPLY_MAX_BYTES: usize = 256 * 1024;
 
@@ -184,6 +187,7 @@ fn raft_options(config: &Config) -> raft::Options {
         window: Window {
             max_requests: config.raft.max_inflight,
             max_bytes: INFLIGHT_MAX_BYTES,
+            gather_bytes: GATHER_BYTES,
         },
         max_uncommitted_bytes: UNCOMMITTED_MAX_BYTES,
         max_apply_bytes: APPLY_MAX_BYTES,

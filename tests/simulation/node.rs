@@ -524,6 +524,7 @@ fn raft_options(setup: &Setup, id: u64, seed: u64) -> raft::Options {
         window: Window {
             max_requests: bytes(4, 64),
             max_bytes: bytes(1000, 16 << 20),
+            gather_bytes: bytes(100, 64 << 10),
         },
         max_uncommitted_bytes: bytes(2000, 64 << 20),
         max_apply_bytes: bytes(100, 4 << 20),

@@ -72,6 +72,7 @@ pub fn options(id: u64, seed: u64) -> Options {
         max_batch_bytes: 300,
         window: Window {
             max_requests: 4,
+            gather_bytes: 0,
             max_bytes: 1000,
         },
         max_uncommitted_bytes: 4000,
