@@ -366,3 +366,46 @@ fn the_prompt_outlives_the_node() {
         (cluster.call(1, "GET k") == Reply::text("v")).then_some(())
     });
 }
+
+/// The node of a feed is killed in the middle: the feed goes on at another, and shows every change once.
+#[test]
+fn a_feed_outlives_its_node() {
+    const COUNT: usize = 60;
+    let mut cluster = Cluster::start(3);
+    let feeding = cluster.follower();
+    let first = cluster.client_address(feeding);
+    let all = format!("{first},{}", addresses(&cluster));
+    let mut child = command(&all, &["--timeout", "60s", "FEED", "PREFIX", "k", "FROM", "0"])
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut writer = cluster.client(cluster.leader());
+    let mut seen = Vec::new();
+    for n in 0..COUNT {
+        if n == COUNT / 2 {
+            seen.extend(out.by_ref().take(n).map(Result::unwrap));
+            cluster.kill_9(feeding);
+        }
+        // Two changes of one revision; the second one is what comes again after a loss.
+        let reply = writer.call(&format!("MSET ka{n} x kb{n} y other{n} z")).unwrap();
+        assert_eq!(reply, Reply::ok());
+    }
+    seen.extend(out.by_ref().take(2 * COUNT - seen.len()).map(Result::unwrap));
+    child.kill().unwrap();
+    let run = ended(child);
+    let changes: Vec<&str> = seen.iter().map(|line| line.split_once('\t').unwrap().1).collect();
+    let expected: Vec<String> = (0..COUNT)
+        .flat_map(|n| [format!("set\tka{n}\tx"), format!("set\tkb{n}\ty")])
+        .collect();
+    assert_eq!(changes, expected, "{}", run.err);
+    assert!(run.err.contains("the feed goes on"), "{}", run.err);
+}
+
+/// What one who resumes from too far back is told, and how.
+#[test]
+fn a_feed_that_is_refused_says_why() {
+    let cluster = Cluster::start(1);
+    let run = cli(&addresses(&cluster), &["FEED", "NONSENSE"], b"");
+    assert_eq!(run.code, Some(1));
+    assert!(run.out.starts_with("ERR syntax error"), "{}", run.out);
+}
