@@ -247,6 +247,9 @@ fn raft(status: &Status, _: &Service) -> Vec<String> {
         format!("raft_snapshot_index:{}", status.snapshot_index),
         format!("raft_members:{}", status.members.len()),
         format!("raft_pending:{}", status.pending),
+        format!("raft_leases:{}", status.leases),
+        format!("raft_sessions:{}", status.sessions),
+        format!("raft_once_tokens:{}", status.tokens),
         format!("raft_state_hash:{:016x}", status.state_hash),
     ]
 }

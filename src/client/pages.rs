@@ -149,6 +149,10 @@ fn overview(status: &Status, service: &Service) -> Vec<String> {
             status.keys, status.expiring_keys, status.bytes, status.state_hash
         ),
         format!(
+            "remembered: {} leases, {} sessions, {} tokens",
+            status.leases, status.sessions, status.tokens
+        ),
+        format!(
             "clients: {} connected, {} commands, {} waiting for an answer",
             counters.connections(),
             counters.commands(),
