@@ -191,6 +191,10 @@ fn what_means_one_node_is_not_sent_to_whichever_answers() {
     let run = cli(&all, &["RAFT", "REBUILD"], b"");
     assert_eq!(run.code, Some(1));
     assert!(run.err.contains("--addr with its address alone"), "{}", run.err);
+    let run = cli(&all, &[], b"PING\nraft rebuild\nPING\n");
+    let refusal = "ERR RAFT REBUILD is for one node: give --addr with its address alone; nothing was done";
+    let told = format!("line 2: {refusal}\nraftline: 1 of 3 commands failed\n");
+    run.assert(1, &format!("PONG\n{refusal}\nPONG\n"), &told);
     cluster.assert_all_run();
 }
 
@@ -216,6 +220,35 @@ fn a_script_counts_exactly_when_the_leader_is_killed() {
     assert_eq!(lines, expected);
     let other = cluster.ids_without(leader)[0];
     assert_eq!(cluster.call(other, "GET n"), Reply::text(COUNT.to_string()));
+}
+
+/// The leader is killed while a script does transactions: whatever EXEC says of one is true, and that nobody knows is
+/// never said. One that was not sent whole is lost with its connection.
+#[test]
+fn transactions_are_done_once_when_the_leader_is_killed() {
+    const COUNT: usize = 200;
+    let mut cluster = Cluster::start(3);
+    let leader = cluster.leader();
+    let first = cluster.client_address(leader);
+    let all = format!("{first},{}", addresses(&cluster));
+    let mut child = command(&all, &["--json", "--timeout", "60s"]).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input
+        .write_all("MULTI\nINCR n\nEXEC\n".repeat(COUNT).as_bytes())
+        .unwrap();
+    drop(input);
+    let mut out = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut lines: Vec<String> = out.by_ref().take(COUNT).map(Result::unwrap).collect();
+    cluster.kill_9(leader);
+    lines.extend(out.map(Result::unwrap));
+    let run = ended(child);
+    assert!(!run.err.contains("UNKNOWNRESULT"), "{}", run.err);
+    let done: Vec<&String> = lines.iter().filter(|line| line.starts_with('[')).collect();
+    let expected: Vec<String> = (1..=done.len()).map(|n| format!("[{n}]")).collect();
+    assert_eq!(done, expected.iter().collect::<Vec<_>>());
+    assert!(done.len() >= COUNT - 1, "{}", run.err);
+    let other = cluster.ids_without(leader)[0];
+    assert_eq!(cluster.call(other, "GET n"), Reply::text(done.len().to_string()));
 }
 
 /// Nothing that only reads is refused because its family writes.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::attempts::{Attempts, Next, Outcome, Safety};
 use super::commands::{Commands, Plan};
 use super::session::Session;
-use crate::cmd::link::Link;
+use crate::cmd::link::{Link, Words};
 use crate::cmd::resp::Reply;
 
 /// How long one node may take to accept a connection and to greet.
@@ -19,6 +19,9 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
 /// How long one node may be silent over a command that may be repeated elsewhere: a little longer than
 /// `limits.request_timeout`, within which it answers if it can.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+/// So many commands of a transaction are sent in one go when it is sent again: no more than a node takes without
+/// writing a reply.
+const QUEUED_AT_ONCE: usize = 256;
 
 /// A cluster and the connection to one of its nodes.
 #[derive(Debug)]
@@ -112,12 +115,18 @@ impl Caller {
         if self.link.as_ref().is_some_and(Link::is_gone) {
             self.abandon();
         }
+        if means_one_node(words) && self.addresses.len() > 1 {
+            let text =
+                "ERR RAFT REBUILD is for one node: give --addr with its address alone; nothing was done";
+            return Ok(Reply::error(text));
+        }
         if let Some(reply) = self.session.refuse(words) {
             return Ok(reply);
         }
-        let mut plan = self
-            .commands
-            .plan(words, self.session.is_bound(), || self.tokens.next());
+        let mut plan = self.commands.plan(words, &self.session, || self.tokens.next());
+        if !plan.before.is_empty() {
+            self.session.executes();
+        }
         let start = Instant::now();
         let mut attempts = Attempts::new(plan.safety, self.addresses.len(), true, self.limit);
         let mut troubles = Vec::new();
@@ -125,7 +134,11 @@ impl Caller {
         let mut perhaps = false;
         loop {
             let result = self
-                .attempt(&plan, self.limit.saturating_sub(start.elapsed()))
+                .attempt(
+                    &plan,
+                    !troubles.is_empty(),
+                    self.limit.saturating_sub(start.elapsed()),
+                )
                 .await;
             if result.as_ref().is_ok_and(|reply| plan.is_no_write(reply)) {
                 plan = Plan::of_no_write(words);
@@ -205,7 +218,7 @@ impl Caller {
         Ok(reply)
     }
 
-    async fn attempt(&mut self, plan: &Plan, left: Duration) -> Result<Reply, Failed> {
+    async fn attempt(&mut self, plan: &Plan, again: bool, left: Duration) -> Result<Reply, Failed> {
         if self.link.is_none() {
             self.dial(false).await.map_err(Failed::NotConnected)?;
         }
@@ -217,14 +230,13 @@ impl Caller {
             _ if plan.is_slow => None,
             _ => Some(left),
         };
-        let answered = match link.send(std::slice::from_ref(&plan.request)).await {
-            Ok(()) => link.receive(patience).await,
-            Err(error) => Err(error),
-        };
-        answered.map_err(|error| {
-            self.link = None;
-            Failed::Lost(error)
-        })
+        let before = if again { &plan.before[..] } else { &[] };
+        talk(link, before, &plan.request, patience)
+            .await
+            .map_err(|error| {
+                self.link = None;
+                Failed::Lost(error)
+            })
     }
 
     /// Connects to the address in use, and asks for its table of commands.
@@ -276,6 +288,30 @@ impl Caller {
         self.abandon();
         Reply::error(reply)
     }
+}
+
+/// Sends a request and receives its reply, after those that come before it. What one of those is refused for spoils the
+/// transaction, and EXEC says so.
+async fn talk(
+    link: &mut Link,
+    before: &[Words],
+    request: &Words,
+    patience: Option<Duration>,
+) -> io::Result<Reply> {
+    for some in before.chunks(QUEUED_AT_ONCE) {
+        link.send(some).await?;
+        for _ in some {
+            link.receive(patience).await?;
+        }
+    }
+    link.send(std::slice::from_ref(request)).await?;
+    link.receive(patience).await
+}
+
+/// Whether a command would harm another node than the one that is meant: it must not go to whichever answers.
+fn means_one_node(words: &[Bytes]) -> bool {
+    let is = |at: usize, name: &[u8]| words.get(at).is_some_and(|word| word.eq_ignore_ascii_case(name));
+    is(0, b"RAFT") && is(1, b"REBUILD")
 }
 
 /// The answer where the last attempt did nothing but one before it may have.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::attempts::Safety;
-use super::session::name;
+use super::session::{Session, name};
 use crate::cmd::link::Words;
 use crate::cmd::resp::Reply;
 
@@ -38,6 +38,8 @@ pub(super) struct Plan {
     pub(super) is_slow: bool,
     /// Whether the request is the command under a token of ours.
     pub(super) has_token: bool,
+    /// What is to be said before it when it is sent again, on a connection where it was not said.
+    pub(super) before: Vec<Words>,
 }
 
 impl Plan {
@@ -50,6 +52,7 @@ impl Plan {
             writes: false,
             is_slow: false,
             has_token: false,
+            before: Vec::new(),
         }
     }
 
@@ -72,9 +75,8 @@ impl Commands {
         }
     }
 
-    /// How to send a command; `bound` if it belongs to a transaction or a watch of this connection. `token` is
-    /// asked for a token when one is needed.
-    pub(super) fn plan(&self, words: &[Bytes], bound: bool, token: impl FnOnce() -> Bytes) -> Plan {
+    /// How to send a command in this session. `token` is asked for a token when one is needed.
+    pub(super) fn plan(&self, words: &[Bytes], session: &Session, token: impl FnOnce() -> Bytes) -> Plan {
         let name = name(words);
         let effect = self.effects.get(&name).copied();
         let plan = |safety, writes, is_slow| Plan {
@@ -83,26 +85,41 @@ impl Commands {
             writes,
             is_slow,
             has_token: false,
+            before: Vec::new(),
         };
+        let has_once = self.effects.contains_key(b"ONCE".as_slice());
         match (name.as_slice(), effect) {
-            (b"EXEC", _) => plan(Safety::Bound, true, false),
+            (b"EXEC", _) => match session.transaction_to_repeat() {
+                Some(transaction) if has_once => Plan {
+                    // The user's own token is as good.
+                    request: if words.len() > 1 {
+                        words.to_vec()
+                    } else {
+                        under(token(), words)
+                    },
+                    before: transaction.to_vec(),
+                    ..plan(Safety::Repeatable, true, false)
+                },
+                _ => plan(Safety::Bound, true, false),
+            },
             (_, Some(Effect::Administers)) => plan(Safety::Bound, true, true),
-            _ if bound => plan(Safety::Bound, effect != Some(Effect::Harmless), false),
+            _ if session.is_bound() => plan(Safety::Bound, effect != Some(Effect::Harmless), false),
             // The user's own token.
             (b"ONCE" | b"SEQ", Some(_)) => plan(Safety::Repeatable, true, false),
             (_, Some(Effect::Harmless)) => plan(Safety::Repeatable, false, false),
-            (_, Some(Effect::Writes)) if self.effects.contains_key(b"ONCE".as_slice()) => {
-                let mut request = vec![Bytes::from_static(b"ONCE"), token()];
-                request.extend_from_slice(words);
-                Plan {
-                    request,
-                    has_token: true,
-                    ..plan(Safety::Repeatable, true, false)
-                }
-            }
+            (_, Some(Effect::Writes)) if has_once => Plan {
+                request: under(token(), words),
+                has_token: true,
+                ..plan(Safety::Repeatable, true, false)
+            },
             _ => plan(Safety::Once, true, false),
         }
     }
+}
+
+/// A command under a token.
+fn under(token: Bytes, words: &[Bytes]) -> Words {
+    [&[Bytes::from_static(b"ONCE"), token], words].concat()
 }
 
 /// One row: name, arity, flags, and more.
@@ -150,7 +167,11 @@ mod tests {
     }
 
     fn plan(commands: &Commands, line: &str, bound: bool) -> (String, Safety, bool) {
-        let plan = commands.plan(&words(line), bound, || "t1".into());
+        let mut session = Session::default();
+        if bound {
+            session.answered(&words("WATCH k"), &Reply::Text("OK".into()));
+        }
+        let plan = commands.plan(&words(line), &session, || "t1".into());
         let shown: Vec<_> = plan
             .request
             .iter()
@@ -182,13 +203,28 @@ mod tests {
 
     #[test]
     fn what_is_no_write_goes_without_a_token() {
-        let plan = commands(&ROWS).plan(&words("set a"), false, || "t1".into());
+        let plan = commands(&ROWS).plan(&words("set a"), &Session::default(), || "t1".into());
         let refusal = Reply::error("ERR ONCE is for writes, and 'set' is none; nothing was done");
         assert!(plan.is_no_write(&refusal));
         assert!(!plan.is_no_write(&Reply::error("ERR value is not an integer or out of range")));
         let plain = Plan::of_no_write(&words("set a"));
         assert!(!plain.is_no_write(&refusal) && !plain.writes);
         assert_eq!(plain.request, words("set a"));
+    }
+
+    #[test]
+    fn a_transaction_goes_under_a_token_and_its_commands_before_it() {
+        let mut session = Session::default();
+        session.answered(&words("MULTI"), &Reply::Text("OK".into()));
+        session.answered(&words("SET a 1"), &Reply::Text("QUEUED".into()));
+        let plan = commands(&ROWS).plan(&words("EXEC"), &session, || "t1".into());
+        assert_eq!(plan.request, words("ONCE t1 EXEC"));
+        assert_eq!(plan.before, [words("MULTI"), words("SET a 1")]);
+        assert_eq!(plan.safety, Safety::Repeatable);
+        let own = commands(&ROWS).plan(&words("SEQ 7 1 exec"), &session, || "t1".into());
+        assert_eq!((own.request, own.before.len()), (words("SEQ 7 1 exec"), 2));
+        let plain = commands(&ROWS[..3]).plan(&words("EXEC"), &session, || "t1".into());
+        assert_eq!((plain.request, plain.safety), (words("EXEC"), Safety::Bound));
     }
 
     #[test]

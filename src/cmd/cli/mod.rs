@@ -5,7 +5,7 @@
 //! rules, `commands` knows which commands write, `session` what is bound to a connection, `feed` how a change
 //! feed goes on. `print` shows replies; `prompt`, `syntax` and `history` are what a person sees.
 //!
-//! Missing: users and passwords, TLS; EXEC is not repeated when its outcome is unknown.
+//! Missing: users and passwords, TLS; EXEC is not repeated when keys were watched and its outcome is unknown.
 
 mod attempts;
 mod caller;
@@ -163,11 +163,6 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
         _ if is_terminal => Style::Terminal,
         _ => Style::Raw,
     };
-    if means_one_node(&words) && arguments.addr.len() > 1 {
-        return Err(Failure::Work(anyhow!(
-            "RAFT REBUILD is for one node: give --addr with its address alone; nothing was done"
-        )));
-    }
     let caller = runtime
         .block_on(Caller::connect(arguments.addr, arguments.timeout, is_interactive))
         .map_err(|error| Failure::Work(error.into()))?;
@@ -184,12 +179,6 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
     } else {
         shell.one(&words)
     }
-}
-
-/// Whether a command would harm another node than the one that is meant: it must not go to whichever answers.
-fn means_one_node(words: &[Bytes]) -> bool {
-    let is = |at: usize, name: &[u8]| words.get(at).is_some_and(|word| word.eq_ignore_ascii_case(name));
-    is(0, b"RAFT") && is(1, b"REBUILD")
 }
 
 /// The words of the command line.

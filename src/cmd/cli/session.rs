@@ -3,6 +3,8 @@
 //! A transaction and the watched keys are gone with their connection. The commands that were to be part of the
 //! transaction must not be done outside of it on the next connection, and what the watch was to protect must
 //! not be done without it: until EXEC or DISCARD they are refused here. READ is simply said again.
+//!
+//! The transaction is kept until its EXEC, which may have to be sent again on another connection, after all of it.
 
 use bytes::Bytes;
 
@@ -24,6 +26,10 @@ enum Held {
 pub(super) struct Session {
     transaction: Held,
     watch: Held,
+    /// MULTI and what was queued after it, as much as a node takes.
+    queued: Vec<Words>,
+    /// A command after MULTI was refused.
+    is_spoiled: bool,
     /// The last READ.
     read: Option<Words>,
 }
@@ -37,6 +43,18 @@ impl Session {
     /// Whether a command that is sent now belongs to this connection.
     pub(super) fn is_bound(&self) -> bool {
         self.transaction == Held::Yes || self.watch == Held::Yes
+    }
+
+    /// MULTI and what was queued after it, if EXEC may be sent again after the same on another connection: there would
+    /// be no watch there, and what was refused here might be taken.
+    pub(super) fn transaction_to_repeat(&self) -> Option<&[Words]> {
+        let may_repeat = self.transaction == Held::Yes && self.watch == Held::No && !self.is_spoiled;
+        may_repeat.then_some(&self.queued)
+    }
+
+    /// EXEC is sent: whatever becomes of it, the transaction is over.
+    pub(super) fn executes(&mut self) {
+        self.end();
     }
 
     /// What a new connection is to be told first.
@@ -100,8 +118,15 @@ impl Session {
             // Whatever the answer is, the transaction is over; only EXEC without MULTI changes nothing.
             b"EXEC" | b"DISCARD" if self.transaction == Held::Yes || !is_error => self.end(),
             b"RESET" if !is_error => *self = Session::default(),
-            _ if is_error || self.transaction == Held::Yes => {}
-            b"MULTI" => self.transaction = Held::Yes,
+            _ if self.transaction == Held::Yes => {
+                self.is_spoiled |= is_error;
+                self.queued.push(words.to_vec());
+            }
+            _ if is_error => {}
+            b"MULTI" => {
+                self.transaction = Held::Yes;
+                self.queued = vec![words.to_vec()];
+            }
             b"WATCH" if self.watch == Held::No => self.watch = Held::Yes,
             b"UNWATCH" => self.watch = Held::No,
             b"READ" => self.read = Some(words.to_vec()),
@@ -112,15 +137,25 @@ impl Session {
     fn end(&mut self) {
         self.transaction = Held::No;
         self.watch = Held::No;
+        self.queued = Vec::new();
+        self.is_spoiled = false;
     }
 }
 
-/// The name of a command, in capitals.
+/// The name of a command, in capitals; EXEC also where it stands under a token or a number of the user's.
 pub(super) fn name(words: &[Bytes]) -> Vec<u8> {
-    words
-        .first()
-        .map(|word| word.to_ascii_uppercase())
-        .unwrap_or_default()
+    let word = |at: usize| {
+        words
+            .get(at)
+            .map(|word| word.to_ascii_uppercase())
+            .unwrap_or_default()
+    };
+    let within = match word(0).as_slice() {
+        b"ONCE" => word(2),
+        b"SEQ" => word(3),
+        _ => Vec::new(),
+    };
+    if within == b"EXEC" { within } else { word(0) }
 }
 
 #[cfg(test)]
@@ -180,6 +215,29 @@ mod tests {
         assert!(is_refused(&mut session, "SET k 2"));
         assert!(is_refused(&mut session, "EXEC"));
         assert!(session.refuse(&words("MULTI")).is_none());
+    }
+
+    #[test]
+    fn a_transaction_may_be_repeated_unless_it_relies_on_its_connection() {
+        let queued = session(&["MULTI", "SET a 1"]);
+        let kept = [words("MULTI"), words("SET a 1")];
+        assert_eq!(queued.transaction_to_repeat(), Some(&kept[..]));
+        assert_eq!(session(&["SET a 1"]).transaction_to_repeat(), None);
+        assert_eq!(
+            session(&["WATCH k", "MULTI", "SET a 1"]).transaction_to_repeat(),
+            None
+        );
+        let mut spoiled = queued.clone();
+        spoiled.answered(&words("NOSUCH"), &Reply::error("ERR no"));
+        assert_eq!(spoiled.transaction_to_repeat(), None);
+        let mut own = queued.clone();
+        own.answered(&words("ONCE t EXEC"), &Reply::List(vec![]));
+        assert!(!own.in_transaction());
+        let mut sent = queued;
+        sent.executes();
+        assert!(sent.lost().is_none() && sent.refuse(&words("EXEC")).is_none());
+        sent.answered(&words("MULTI"), &ok());
+        assert_eq!(sent.transaction_to_repeat(), Some(&kept[..1]));
     }
 
     #[test]
