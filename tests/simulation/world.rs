@@ -24,11 +24,15 @@ use crate::node::{self, CallId, Effect, Input, Node, Setup};
 #[path = "faults.rs"]
 mod faults;
 
+#[path = "feeds.rs"]
+mod feeds;
+
 #[path = "operator.rs"]
 mod operator;
 
 use faults::Fault;
 pub use faults::Theme;
+use feeds::Readers;
 use operator::Operator;
 
 const MS: u64 = 1000;
@@ -139,6 +143,7 @@ pub struct World {
     clients: Clients,
     operator: Operator,
     checker: Checker,
+    readers: Readers,
     /// What can go wrong here.
     faults: Vec<Fault>,
     fault_pause_us: u64,
@@ -190,6 +195,7 @@ impl World {
             clients: Clients::new(nodes, &mut rng),
             operator: Operator::new(&mut rng),
             checker: Checker::new(node::first_membership(nodes), elections),
+            readers: Readers::new(seed),
             faults,
             fault_pause_us,
             is_calm: false,
@@ -381,7 +387,8 @@ impl World {
             Ok(more) => {
                 let node = &self.nodes[&id];
                 let committed = self.checker.observe(node);
-                self.checker.on_committed(committed, node, &self.nodes);
+                self.checker.on_committed(committed.clone(), node, &self.nodes);
+                self.readers.on_committed(committed, node);
                 self.checker.check_followers(node, &self.nodes);
                 self.checker.elections.observe(node, &self.nodes, now);
                 let deadline = node.process.as_ref().expect("it had a turn").machine.deadline();
@@ -934,6 +941,7 @@ impl World {
     /// What nobody else would notice: connections that lead nowhere, and answers that do not come.
     fn on_sweep(&mut self) {
         self.at(self.now + SWEEP_US, Event::Sweep);
+        self.readers.read(&mut self.nodes);
         let stale = self.network.stale(|id| self.boot(id));
         for (from, to) in stale {
             if self.rng.one_in(6) {
@@ -1094,6 +1102,8 @@ impl World {
             self.run_until(self.now + 50 * MS);
         }
         self.agree();
+        let members = self.members();
+        self.readers.check(&mut self.nodes, &members);
         self.clients.give_up(self.now);
         let mut history = std::mem::take(&mut self.clients.history);
         let node = &self.nodes[&self.members()[0]];
