@@ -9,6 +9,7 @@
 //! cargo run --release --example measure -- membership   # nodes come, go, and come back wiped; 16 clients notice?
 //! cargo run --release --example measure -- catch-up     # a follower cut off for a million writes, and what others pay
 //! cargo run --release --example measure -- install      # stale reads while a snapshot of a million keys is installed
+//! cargo run --release --example measure -- feeds        # what 1000 change feeds on a node cost its writers
 //! ```
 //!
 //! The nodes write below the folder for temporary files (`TMPDIR`), which should be on the disk in question.
@@ -40,6 +41,8 @@ use raftline::base::rng::Rng;
 #[allow(dead_code)]
 #[path = "../tests/cluster/client.rs"]
 mod client;
+#[path = "measure/feeds.rs"]
+mod feeds;
 #[allow(dead_code)]
 #[path = "../tests/cluster/harness.rs"]
 mod harness;
@@ -53,7 +56,7 @@ const VALUE_BYTES: usize = 128;
 
 fn main() {
     build();
-    let measurements: [(&str, fn()); 8] = [
+    let measurements: [(&str, fn()); 9] = [
         ("failover", failover),
         ("latency", latency),
         ("throughput", throughput),
@@ -62,6 +65,7 @@ fn main() {
         ("membership", members::membership),
         ("catch-up", members::catch_up),
         ("install", members::install),
+        ("feeds", feeds::feeds),
     ];
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     for name in &wanted {

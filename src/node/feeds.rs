@@ -19,12 +19,16 @@ use tokio::sync::Notify;
 
 use crate::kv::{Cursor, Error, Event, History, Store};
 
-/// All feeds of a node together are read so often at most: past it each one waits a little longer, and gets more at
-/// once. What a write costs does not grow with their number then.
-const READ_EVERY: Duration = Duration::from_micros(100);
+/// What one piece for one reader takes of the node's thread, about: to wake it and to write, and for each byte.
+const PIECE_NS: u64 = 20_000;
+const BYTE_NS: u64 = 3;
+
+/// All feeds of a node together take one part in so many of that thread: past it each one waits a little longer and gets
+/// more at once, or finds its place gone. What a write costs does not grow with their number then.
+const SHARE: u64 = 8;
 
 /// No feed waits longer for that reason.
-const PACE_MAX: Duration = Duration::from_secs(1);
+const PACE_MAX: Duration = Duration::from_secs(10);
 
 /// The feeds of a node.
 #[derive(Debug)]
@@ -247,11 +251,11 @@ impl Feed {
         self.news.notified().await;
     }
 
-    /// How long to wait from one read to the next, so that all feeds together are read at a bounded rate.
-    pub fn pace(&self) -> Duration {
-        let readers = lock(&self.shared).readers.len();
-        let pace = READ_EVERY.saturating_mul(u32::try_from(readers).unwrap_or(u32::MAX));
-        pace.min(PACE_MAX)
+    /// How long to wait after a piece of so many bytes, so that all feeds together leave room for everything else.
+    pub fn pace(&self, bytes: usize) -> Duration {
+        let readers = lock(&self.shared).readers.len() as u64;
+        let took_ns = (bytes as u64).saturating_mul(BYTE_NS).saturating_add(PIECE_NS);
+        Duration::from_nanos(took_ns.saturating_mul(readers * SHARE)).min(PACE_MAX)
     }
 }
 

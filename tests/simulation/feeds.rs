@@ -106,14 +106,16 @@ impl Readers {
         }
     }
 
-    /// All nodes have applied the whole log, and each in turn serves all readers to the end.
+    /// All members have applied the log, and each in turn serves all readers to the end of its own.
     pub fn check(&mut self, nodes: &mut BTreeMap<u64, Node>, members: &[u64]) {
         for member in members {
             for reader in &mut self.list {
                 let node = nodes.get_mut(member).expect("a member");
                 reader.start(node);
                 reader.read();
-                reader.check(&self.events, self.store.applied());
+                // The leader may have removed an expired key meanwhile.
+                let process = node.process.as_ref().expect("all members run");
+                reader.check(&self.events, process.machine.applied().0.0);
             }
         }
     }
@@ -182,7 +184,8 @@ impl Reader {
     fn check(&self, events: &[Event], applied: u64) {
         let is_mine = |event: &&Event| {
             let key = event.key().unwrap_or_default();
-            event.kind() != "mark" && event.revision() > self.from && key.starts_with(self.prefix.as_bytes())
+            let is_asked_for = event.kind() != "mark" && key.starts_with(self.prefix.as_bytes());
+            is_asked_for && event.revision() > self.from && event.revision() <= self.complete
         };
         let expected: Vec<&Event> = events.iter().filter(is_mine).collect();
         let seen: Vec<&Event> = self.seen.iter().collect();
@@ -193,8 +196,8 @@ impl Reader {
             self.from
         );
         assert!(
-            self.complete == applied,
-            "feeds are complete: a reader has read up to {}, and the log goes up to {applied}",
+            self.complete >= applied,
+            "feeds are complete: a reader has read up to {}, and the node has applied {applied}",
             self.complete
         );
     }

@@ -76,13 +76,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
         if events.is_empty() {
             return Ok(());
         }
-        following.not_before = now + following.feed.pace();
         following.mark_at = now + self.service.options.mark_interval;
         let encoding = following.encoding.at_version(self.session.resp3());
+        let mut bytes = 0;
         for event in &events {
+            let before = self.output.len();
             encoding.put_event(event, &mut self.output);
+            bytes += self.output.len() - before;
             // One piece may hold large values.
             self.flush_if_full().await?;
+        }
+        if let Some(following) = &mut self.feed {
+            following.not_before = now + following.feed.pace(bytes);
         }
         self.flush().await
     }
