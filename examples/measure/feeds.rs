@@ -13,6 +13,9 @@ use crate::{closed_loop, cluster, median, percentile};
 
 const FEEDS: usize = 1000;
 
+/// What reader n asks for.
+type Request = fn(usize) -> String;
+
 /// 64 connections write to the leader, which feeds 1000 readers. The readers are a thread of this process, so what they
 /// take to read competes with nodes and writers for the same cores; it is a part of what is printed. Where more is
 /// written than a node has time to feed, feeds are cut off: how many in a run is printed too.
@@ -20,7 +23,7 @@ pub fn feeds() {
     const RUNS: usize = 3;
     let cluster = cluster();
     let leader = vec![cluster.client_address(cluster.leader())];
-    let cases: [(&str, fn(usize) -> String); 3] = [
+    let cases: [(&str, Request); 3] = [
         ("keys of others", |n| format!("FEED PREFIX other:{n}:\n")),
         ("one key each", |n| format!("FEED PREFIX load:{}\n", 10 + n % 54)),
         ("every key", |_| "FEED\n".into()),
@@ -73,7 +76,7 @@ struct Readers {
 
 impl Readers {
     /// Returns when all feeds have begun.
-    fn start(address: SocketAddr, command: fn(usize) -> String, cut: Arc<AtomicUsize>) -> Readers {
+    fn start(address: SocketAddr, command: Request, cut: Arc<AtomicUsize>) -> Readers {
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let (begun, all_begun) = std::sync::mpsc::channel();
         let thread = thread::spawn(move || {

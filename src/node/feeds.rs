@@ -23,8 +23,8 @@ use crate::kv::{Cursor, Error, Event, History, Store};
 const PIECE_NS: u64 = 20_000;
 const BYTE_NS: u64 = 3;
 
-/// All feeds of a node together take one part in so many of that thread: past it each one waits a little longer and gets
-/// more at once, or finds its place gone. What a write costs does not grow with their number then.
+/// All feeds of a node together take one part in so many of that thread: past it each one waits a little longer and
+/// gets more at once, or finds its place gone. What a write costs does not grow with their number then.
 const SHARE: u64 = 8;
 
 /// No feed waits longer for that reason.
