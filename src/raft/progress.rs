@@ -91,7 +91,7 @@ pub struct Window {
     pub max_requests: usize,
     /// Bytes of entries; one request may always be under way.
     pub max_bytes: usize,
-    /// While [`EAGER_REQUESTS`] are under way, the next one waits until it has so many bytes of entries, or until one
+    /// While `EAGER_REQUESTS` are under way, the next one waits until it has so many bytes of entries, or until one
     /// of them is answered.
     pub gather_bytes: usize,
 }
