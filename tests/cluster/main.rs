@@ -31,6 +31,7 @@ mod partitions;
 mod reads;
 mod repeats;
 mod snapshots;
+mod strangers;
 
 /// The binary under test.
 fn raftline() -> std::path::PathBuf {
