@@ -14,7 +14,7 @@ use crate::client::{Client, Reply};
 use crate::harness::{Cluster, SOON, wait_for};
 
 /// A client library, as its script names its keys.
-const LIBRARIES: [&str; 4] = ["redis", "valkey", "ioredis", "node-redis"];
+const LIBRARIES: [&str; 5] = ["redis", "valkey", "ioredis", "node-redis", "redis-rs"];
 const PROTOCOLS: [u8; 2] = [2, 3];
 
 /// What a script says it has counted.
@@ -46,6 +46,7 @@ fn start(installed: &Path, library: &str, protocol: u8, address: SocketAddr, wha
             python.arg(scripts.join("python_client.py")).arg(library);
             python
         }
+        "redis-rs" => Command::new(installed.join("redis-rs/debug/redis-rs-client")),
         _ => {
             let mut node = Command::new("node");
             node.env("NODE_PATH", installed.join("node_modules"))
@@ -159,7 +160,7 @@ fn wait_for_more(cluster: &Cluster, keys: &[String]) {
     }
 }
 
-/// Where a command of Debian's redis-tools is, those of `.ci/run` must be there.
+/// What a program of redis-tools prints; `None` where there is no such program.
 fn redis_tool(name: &str, arguments: &[&str], address: SocketAddr) -> Option<String> {
     let output = Command::new(name)
         .args(["-h", &address.ip().to_string(), "-p", &address.port().to_string()])
