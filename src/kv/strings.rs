@@ -200,8 +200,12 @@ impl Write<'_> {
 }
 
 fn sum_of_floats(old: Option<&Record>, by: &[u8]) -> Result<Decimal, NoDecimal> {
-    let number = old.map_or(Ok(Decimal::ZERO), |record| Decimal::parse(&record.value))?;
-    number.add(Decimal::parse(by)?)
+    let number = old.map_or(Ok(Decimal::ZERO), |record| Decimal::parse(&record.value));
+    match (number, Decimal::parse(by)) {
+        // As in Redis, which adds what is infinite and then finds it in the sum.
+        (Err(NoDecimal::Malformed), _) | (_, Err(NoDecimal::Malformed)) => Err(NoDecimal::Malformed),
+        (number, by) => number?.add(by?),
+    }
 }
 
 /// Redis's GETRANGE: both ends are part of the piece, and are moved into the value where they lie outside.

@@ -69,10 +69,9 @@ pub(super) const ROWS: &[Row] = &[
         arity: 2,
         flags: &[Flag::Connection, Flag::Fast],
         keys: Keys::NONE,
-        parse: |args| match args.integer(1) {
-            Ok(0) => answer(Reply::Ok),
-            Ok(_) => Err(err("DB index is out of range")),
-            Err(_) => Err(err("invalid DB index")),
+        parse: |args| match args.integer(1)? {
+            0 => answer(Reply::Ok),
+            _ => Err(err("DB index is out of range")),
         },
         syntax: "0",
         summary: "there is one database, number 0",
@@ -173,10 +172,13 @@ fn hello(args: &Args<'_>) -> Result<Action, Error> {
 
 /// A name that CLIENT INFO can show: no blanks, nothing that does not print.
 pub(super) fn client_text(args: &Args<'_>, at: usize, what: &str) -> Result<String, Error> {
-    if args.bytes(at).len() > 256 || !args.bytes(at).iter().all(u8::is_ascii_graphic) {
+    if !args.bytes(at).iter().all(u8::is_ascii_graphic) {
         return Err(err(format!(
-            "Client {what} cannot contain spaces, newlines or special characters, nor more than 256 of any."
+            "Client {what} cannot contain spaces, newlines or special characters."
         )));
+    }
+    if args.bytes(at).len() > 256 {
+        return Err(err(format!("Client {what} cannot be longer than 256 bytes.")));
     }
     Ok(args.text(at))
 }

@@ -115,9 +115,9 @@ pub(super) fn expiry_moment(args: &Args<'_>, moment: Option<Moment>) -> Result<M
 }
 
 fn expire(args: &Args<'_>, unit: &[u8]) -> Result<Action, Error> {
+    let condition = expire_condition(args)?;
     let number = args.integer(2)?;
     let at = expiry_moment(args, expiry_unit(unit).and_then(|unit| unit(number)))?;
-    let condition = expire_condition(args)?;
     Ok(Action::Write(Command::Expire {
         key: args.word(1),
         at,
