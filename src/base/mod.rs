@@ -2,6 +2,8 @@
 
 pub mod address;
 pub mod escape;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod glob;
 pub mod mutant;
 pub mod rng;

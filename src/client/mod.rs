@@ -39,6 +39,8 @@ mod connection;
 mod counters;
 #[cfg(test)]
 mod fake;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod info;
 pub(crate) mod line;
 mod pages;

@@ -5,6 +5,8 @@ mod bench;
 mod check_config;
 mod cli;
 mod dev;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod link;
 mod resp;
 mod serve;

@@ -38,6 +38,8 @@ mod decimal;
 mod encoding;
 mod expiry;
 mod feed;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod key;
 mod keyspace;
 mod lease;

@@ -25,6 +25,9 @@
 //! **Memory.** A [`View`] is O(1); a chunk is made when it is asked for, and nothing else is copied. What
 //! writes overwrite meanwhile stays in memory as long as the view does.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzzing;
+
 use std::iter::Peekable;
 use std::num::NonZeroU64;
 

@@ -23,6 +23,8 @@ pub mod fs;
 
 mod error;
 mod format;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod identity;
 mod opening;
 mod recovery;

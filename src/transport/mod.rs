@@ -30,6 +30,8 @@ mod calls;
 mod codec;
 mod connection;
 mod event;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod handshake;
 mod inbound;
 mod members;

@@ -1,0 +1,3 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| raftline_fuzz::bounded(data, 64 << 10, 256, raftline::storage::fuzzing::records));
