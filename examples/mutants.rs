@@ -48,7 +48,7 @@ mod world;
 #[derive(Parser)]
 struct Arguments {
     /// How many worlds a bug may need.
-    #[arg(long, default_value_t = 2000)]
+    #[arg(long, default_value_t = 5000)]
     seeds: u64,
     /// How many bugs are looked for at the same time.
     #[arg(long, default_value_t = std::thread::available_parallelism().map_or(1, usize::from))]

@@ -133,7 +133,8 @@ pub struct Clients {
 }
 
 impl Clients {
-    pub fn new(nodes: u64, rng: &mut Rng) -> Clients {
+    /// `hurry`: they pause as little as they ever do.
+    pub fn new(nodes: u64, hurry: bool, rng: &mut Rng) -> Clients {
         let count = nodes + 1 + rng.below(3);
         let client = |n| Client {
             node: 1 + n % nodes,
@@ -146,7 +147,7 @@ impl Clients {
             values: 0,
             burst: 1 + rng.below(3),
             others_one_in: [0, 0, 3][rng.below(3) as usize],
-            pause_us: [5_000, 50_000, 200_000][rng.below(3) as usize],
+            pause_us: [5_000, 50_000, 200_000][if hurry { 0 } else { rng.below(3) } as usize],
             served_since: u64::MAX,
             served: BTreeSet::new(),
         }

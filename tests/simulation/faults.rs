@@ -56,9 +56,12 @@ pub enum Fault {
     /// A follower is cut off until its leader has let go of what it lacks; and while it is sent the snapshot, the
     /// leader goes.
     Straggler,
+    /// Nobody asks for anything, a follower loses touch with its leader alone, and asks for votes; and the processes of
+    /// all others end and begin.
+    Rival,
 }
 
-const FAULTS: [Fault; 29] = [
+const FAULTS: [Fault; 30] = [
     Fault::CutOneWay,
     Fault::CutBothWays,
     Fault::Isolate,
@@ -88,6 +91,7 @@ const FAULTS: [Fault; 29] = [
     Fault::Pair,
     Fault::Echo,
     Fault::Straggler,
+    Fault::Rival,
 ];
 
 /// What a world is about.
@@ -100,14 +104,17 @@ pub enum Theme {
     Disks,
     /// Snapshots all the time, and followers that need them.
     Snapshots,
+    /// Leaders that are replaced before they know, and clients who stay with them.
+    Leaders,
 }
 
 impl Theme {
     pub fn any(rng: &mut Rng) -> Theme {
-        match rng.below(6) {
-            0 => Theme::Clocks,
-            1 => Theme::Disks,
-            2 => Theme::Snapshots,
+        match rng.below(12) {
+            0..2 => Theme::Clocks,
+            2 => Theme::Disks,
+            3..6 => Theme::Snapshots,
+            6 => Theme::Leaders,
             _ => Theme::Anything,
         }
     }
@@ -122,6 +129,9 @@ impl Theme {
                 Fault::PausedLeader,
                 Fault::PausedLeader,
                 Fault::PausedLeader,
+                Fault::Rival,
+                Fault::Rival,
+                Fault::Rival,
                 Fault::Pause,
                 Fault::Drift,
                 Fault::Reset,
@@ -156,10 +166,19 @@ impl Theme {
                 Fault::PowerFailure,
                 Fault::Reset,
                 Fault::Close,
-                Fault::Isolate,
-                Fault::Halves,
                 Fault::Damage,
                 Fault::Rebuild,
+            ],
+            Theme::Leaders => &[
+                Fault::Reset,
+                Fault::Reset,
+                Fault::Reset,
+                Fault::PausedLeader,
+                Fault::Stop,
+                Fault::Kill,
+                Fault::Pair,
+                Fault::Isolate,
+                Fault::Rival,
             ],
         }
     }
@@ -169,6 +188,7 @@ impl Theme {
         let timeout_us = election_timeout_ms * MS;
         match self {
             Theme::Anything | Theme::Disks => [100 * MS, 500 * MS, 2000 * MS][rng.below(3) as usize],
+            Theme::Leaders => timeout_us,
             Theme::Clocks | Theme::Snapshots => [2 * timeout_us, 4 * timeout_us][rng.below(2) as usize],
         }
     }
@@ -239,6 +259,7 @@ impl World {
             Fault::Echo => self.echo(id),
             Fault::PausedLeader => self.pause_leader(leader.unwrap_or(id)),
             Fault::Straggler => self.outpace(leader.unwrap_or(id), other),
+            Fault::Rival => self.rival(leader.unwrap_or(id), other),
             _ => self.change_links(fault, id, other),
         }
     }
@@ -339,6 +360,20 @@ impl World {
             away_us + 800 * MS,
             Event::Strike(fault, leader),
         );
+    }
+
+    fn rival(&mut self, leader: u64, rival: u64) {
+        self.network.cut(leader, rival);
+        self.network.cut(rival, leader);
+        let timeout_us = self.setup.election_timeout_ms * MS;
+        let end_us = timeout_us + self.rng.below(2 * timeout_us);
+        for other in self.ids() {
+            if other != leader && other != rival {
+                self.after(end_us, end_us + 20 * MS, Event::Strike(Fault::Flicker, other));
+            }
+        }
+        self.lull_until = self.now + 4 * timeout_us;
+        self.after(3 * timeout_us, 4 * timeout_us, Event::Heal);
     }
 
     fn flicker(&mut self, id: u64) {

@@ -66,6 +66,7 @@ impl Setup {
         setup.choose_snapshots(rng);
         match theme {
             Theme::Anything | Theme::Disks => {}
+            Theme::Leaders => setup.leases = Leases::Nobody,
             Theme::Clocks => (setup.leases, setup.drift_max_ppm) = (Leases::All, FAR_APART_PPM),
             Theme::Snapshots => {
                 (setup.snapshot_log_bytes, setup.is_uneven) = (setup.snapshot_log_bytes.min(4000), true);

@@ -147,6 +147,8 @@ pub struct World {
     /// What can go wrong here.
     faults: Vec<Fault>,
     fault_pause_us: u64,
+    /// No client asks for anything before this time.
+    lull_until: u64,
     /// The faults have stopped.
     is_calm: bool,
     /// The clients have stopped.
@@ -192,12 +194,13 @@ impl World {
             scheduled: 0,
             nodes: list,
             network: Network::new(&mut rng),
-            clients: Clients::new(nodes, &mut rng),
+            clients: Clients::new(nodes, theme == Theme::Leaders, &mut rng),
             operator: Operator::new(&mut rng),
             checker: Checker::new(node::first_membership(nodes), elections),
             readers: Readers::new(seed),
             faults,
             fault_pause_us,
+            lull_until: 0,
             is_calm: false,
             is_over: false,
             digest: 0,
@@ -849,6 +852,9 @@ impl World {
     fn on_client(&mut self, n: usize) {
         if self.is_over {
             return;
+        }
+        if self.now < self.lull_until && !self.is_calm {
+            return self.at(self.lull_until, Event::Client(n));
         }
         let (nodes, now) = (self.whom_to_ask(), self.now);
         let id = self.clients.choose(n, &nodes, &mut self.rng);
