@@ -15,6 +15,7 @@ use raftline::raft::{Index, NodeId};
 use tokio::sync::mpsc::{self, error::TryRecvError};
 
 use crate::linearizable::{Action, Operation, Outcome};
+use crate::world::Theme;
 
 /// What a client waits for.
 pub struct Waiting {
@@ -133,8 +134,7 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// `hurry`: they pause as little as they ever do.
-    pub fn new(nodes: u64, hurry: bool, rng: &mut Rng) -> Clients {
+    pub fn new(nodes: u64, theme: Theme, rng: &mut Rng) -> Clients {
         let count = nodes + 1 + rng.below(3);
         let client = |n| Client {
             node: 1 + n % nodes,
@@ -146,8 +146,15 @@ impl Clients {
             keys: 2 + rng.below(3),
             values: 0,
             burst: 1 + rng.below(3),
-            others_one_in: [0, 0, 3][rng.below(3) as usize],
-            pause_us: [5_000, 50_000, 200_000][if hurry { 0 } else { rng.below(3) } as usize],
+            others_one_in: match theme {
+                // Long values are among them, which take several sectors of a disk.
+                Theme::Disks => 2,
+                _ => [0, 0, 3][rng.below(3) as usize],
+            },
+            pause_us: match theme {
+                Theme::Leaders => 5_000,
+                _ => [5_000, 50_000, 200_000][rng.below(3) as usize],
+            },
             served_since: u64::MAX,
             served: BTreeSet::new(),
         }

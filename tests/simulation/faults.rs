@@ -30,7 +30,7 @@ pub enum Fault {
     HungDisk,
     /// One of the threads that write hangs, and the others go on.
     HungLane,
-    /// The power fails, and again while the node has hardly begun.
+    /// The disk is slow, the power fails, and again while the node has hardly begun.
     Flicker,
     FailingDisk,
     FullDisk,
@@ -112,9 +112,9 @@ impl Theme {
     pub fn any(rng: &mut Rng) -> Theme {
         match rng.below(12) {
             0..2 => Theme::Clocks,
-            2 => Theme::Disks,
-            3..6 => Theme::Snapshots,
-            6 => Theme::Leaders,
+            2..4 => Theme::Disks,
+            4..7 => Theme::Snapshots,
+            7 => Theme::Leaders,
             _ => Theme::Anything,
         }
     }
@@ -145,6 +145,8 @@ impl Theme {
             ],
             Theme::Disks => &[
                 Fault::PowerFailure,
+                Fault::Flicker,
+                Fault::Flicker,
                 Fault::Flicker,
                 Fault::Blackout,
                 Fault::Kill,
@@ -377,7 +379,10 @@ impl World {
     }
 
     fn flicker(&mut self, id: u64) {
+        // What waits for a slow disk is written in large batches.
+        let most_us = [2, 20, 100][self.rng.below(3) as usize] * MS;
         self.end_some(Fault::PowerFailure, id);
+        self.set_disk_pace(id, (100, most_us));
         self.after(0, 20 * MS, Event::Start(id));
         if !self.rng.one_in(4) {
             self.after(20 * MS, 300 * MS, Event::Strike(Fault::Flicker, id));

@@ -194,7 +194,7 @@ impl World {
             scheduled: 0,
             nodes: list,
             network: Network::new(&mut rng),
-            clients: Clients::new(nodes, theme == Theme::Leaders, &mut rng),
+            clients: Clients::new(nodes, theme, &mut rng),
             operator: Operator::new(&mut rng),
             checker: Checker::new(node::first_membership(nodes), elections),
             readers: Readers::new(seed),
