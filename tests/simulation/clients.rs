@@ -127,6 +127,8 @@ pub struct Clients {
     burst: u64,
     /// One request in so many more is none for the history; 0 is none.
     others_one_in: u64,
+    /// One value in so many is longer than a page of the disk, of those that the history does not judge.
+    long_one_in: u64,
     pub pause_us: u64,
     /// Which nodes have done a read and a write that began after this time.
     pub served_since: u64,
@@ -147,10 +149,10 @@ impl Clients {
             values: 0,
             burst: 1 + rng.below(3),
             others_one_in: match theme {
-                // Long values are among them, which take several sectors of a disk.
                 Theme::Disks => 2,
                 _ => [0, 0, 3][rng.below(3) as usize],
             },
+            long_one_in: if theme == Theme::Disks { 2 } else { 8 },
             pause_us: match theme {
                 Theme::Leaders => 5_000,
                 _ => [5_000, 50_000, 200_000][rng.below(3) as usize],
@@ -208,7 +210,7 @@ impl Clients {
                     node::Operation::Write(Command::OpenSession { life_ms: WINDOW_MS }),
                     Asked::Session,
                 ),
-                2..6 => (other(nodes, rng), Asked::Other),
+                2..6 => (other(nodes, self.long_one_in, rng), Asked::Other),
                 _ => {
                     let wish = self.any_wish(n, now, rng);
                     (request(&wish, rng), Asked::Register(wish))
@@ -488,10 +490,9 @@ fn request(wish: &Wish, rng: &mut Rng) -> node::Operation {
 }
 
 /// Something that the history can't judge: keys that expire, long values, all keys, snapshots, hand-overs.
-fn other(nodes: &[u64], rng: &mut Rng) -> node::Operation {
+fn other(nodes: &[u64], long_one_in: u64, rng: &mut Rng) -> node::Operation {
     let key = Bytes::from(format!("other{}", rng.below(5)));
-    // Some are longer than a page of the disk.
-    let longest = if rng.one_in(8) { 12_000 } else { 600 };
+    let longest = if rng.one_in(long_one_in) { 12_000 } else { 600 };
     let value = Bytes::from("x".repeat(rng.below(longest) as usize));
     let write = match rng.below(9) {
         0..3 => Command::Set {
