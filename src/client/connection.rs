@@ -409,7 +409,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
         };
         self.service.counters.on_command();
         let (dialect, action, trace) = match decoded {
-            Decoded::Request(dialect, words) => (dialect, table::parse(&words), Trace::of(words)),
+            Decoded::Request(dialect, words) => {
+                let place = table::place_of(&words);
+                (dialect, table::parse_at(place, &words), Trace::of(place, words))
+            }
             Decoded::Refused(dialect, text) => (dialect, Err(err(text)), Trace::none()),
             Decoded::Fatal(dialect, text) => {
                 self.service.counters.on_protocol_error();
@@ -667,9 +670,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
 }
 
 impl Trace {
-    fn of(words: Vec<Bytes>) -> Trace {
+    fn of(place: Option<table::Place>, words: Vec<Bytes>) -> Trace {
         Trace {
-            place: words.first().and_then(|name| table::place(name)),
+            place,
             words: slowlog::words_to_keep(words),
             begun: Instant::now(),
         }

@@ -370,8 +370,18 @@ fn help_of(name: &str, under: &'static [Under]) -> Response {
 /// # Errors
 /// What is wrong with it, as Redis says it where Redis has a sentence for it. Nothing was done.
 pub(crate) fn parse(words: &[Bytes]) -> Result<Action, Error> {
-    let name = words.first().map(Bytes::as_ref).unwrap_or_default();
-    let Some(row) = find(name) else {
+    parse_at(place_of(words), words)
+}
+
+/// Where the row of a request is.
+pub(crate) fn place_of(words: &[Bytes]) -> Option<Place> {
+    words.first().and_then(|name| place(name))
+}
+
+/// As [`parse`], of a request whose row was looked up with [`place_of`].
+pub(crate) fn parse_at(place: Option<Place>, words: &[Bytes]) -> Result<Action, Error> {
+    let Some(row) = place.and_then(at) else {
+        let name = words.first().map(Bytes::as_ref).unwrap_or_default();
         return Err(unknown(name, words.get(1..).unwrap_or_default()));
     };
     let args = Args { row, words };
