@@ -98,7 +98,7 @@ pub struct Window {
 
 /// One that the follower writes to its disk, and one that it finds when it is done: a third would wait there just as
 /// well as here, where it may still grow. Fewer and larger requests cost both sides less, and delay nothing.
-pub const EAGER_REQUESTS: usize = 2;
+const EAGER_REQUESTS: usize = 2;
 
 impl Progress {
     /// A follower of which nothing is known but where to try first.

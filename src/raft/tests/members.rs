@@ -190,6 +190,17 @@ fn with_lost_log() -> World {
     world
 }
 
+/// As [`with_lost_log`], and server 3 is back and hears its leader, which hears nobody else.
+fn recovering() -> World {
+    let mut world = with_lost_log();
+    world.heal();
+    world.isolate(2);
+    world.restart(3);
+    world.tick(HEARTBEAT_INTERVAL_MS);
+    world.settle();
+    world
+}
+
 /// What was committed on the word of a server that has lost it must not be lost: it votes for nobody, is counted for
 /// nothing, and is as good as any when it has fetched everything anew.
 #[test]
@@ -224,12 +235,7 @@ fn trap_3_31_a_recovering_server_votes_for_nobody_and_then_recovers() {
 /// down, however fast it answers.
 #[test]
 fn trap_3_31_a_recovering_server_counts_for_nothing() {
-    let mut world = with_lost_log();
-    world.heal();
-    world.isolate(2);
-    world.restart(3);
-    world.tick(HEARTBEAT_INTERVAL_MS);
-    world.settle();
+    let mut world = recovering();
     let status = world.raft(1).status();
     let follower = status.followers.iter().find(|f| f.id == NodeId(3)).unwrap();
     assert!(follower.is_recovering);
@@ -253,12 +259,7 @@ fn trap_3_31_a_recovering_server_counts_for_nothing() {
 /// leader sends it everything once more, and does not take it for a holder of what is gone.
 #[test]
 fn trap_3_31_a_log_that_is_lost_twice_is_fetched_twice() {
-    let mut world = with_lost_log();
-    world.heal();
-    world.isolate(2);
-    world.restart(3);
-    world.tick(HEARTBEAT_INTERVAL_MS);
-    world.settle();
+    let mut world = recovering();
     let entry = world.propose(1, "y").unwrap();
     world.settle();
     assert_eq!(
