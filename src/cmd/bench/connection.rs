@@ -5,11 +5,13 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
+use bytes::{Bytes, BytesMut};
 
 use super::answers::{self, Answer};
 use super::record::Outcome;
 use super::requests::{Requests, encode};
+use crate::cmd::resp::{Decoder, Reply};
 
 /// How long connecting, or the answer to one question, may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -31,7 +33,7 @@ pub(super) struct Connection {
     pub(super) server: SocketAddr,
     pub(super) stream: TcpStream,
     under_way: VecDeque<Request>,
-    output: Vec<u8>,
+    output: BytesMut,
     /// How much of `output` is written.
     written: usize,
     /// The socket did not take all of it.
@@ -43,18 +45,18 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Connects. `greeting` is said first, and its answer is not measured.
-    pub(super) fn open(server: SocketAddr, greeting: Option<&[u8]>) -> anyhow::Result<Connection> {
+    pub(super) fn open(server: SocketAddr, greeting: Option<BytesMut>) -> anyhow::Result<Connection> {
         let stream = connect(server)?;
         stream.set_nonblocking(true)?;
         Ok(Connection {
             server,
             stream,
             under_way: VecDeque::new(),
-            output: greeting.unwrap_or_default().to_vec(),
+            unasked: usize::from(greeting.is_some()),
+            output: greeting.unwrap_or_default(),
             written: 0,
             waits_for_room: false,
             input: Vec::new(),
-            unasked: usize::from(greeting.is_some()),
         })
     }
 
@@ -131,28 +133,22 @@ fn connect(server: SocketAddr) -> anyhow::Result<TcpStream> {
 }
 
 /// One question on a connection of its own, answered by a string.
-pub(super) fn ask(server: SocketAddr, words: &[&[u8]]) -> anyhow::Result<Vec<u8>> {
+pub(super) fn ask(server: SocketAddr, words: &[&[u8]]) -> anyhow::Result<Bytes> {
     let mut stream = connect(server)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(&encode(words))?;
-    let (mut input, mut piece) = (Vec::new(), [0; 4096]);
+    let (mut decoder, mut input, mut piece) = (Decoder::default(), BytesMut::new(), [0; 4096]);
     loop {
         let count = stream.read(&mut piece).context("no answer")?;
         if count == 0 {
             bail!("the server has closed the connection");
         }
         input.extend_from_slice(piece.get(..count).unwrap_or_default());
-        match answers::next(&input)? {
+        match decoder.decode(&mut input).map_err(|bad| anyhow!("{bad}"))? {
             None => {}
-            Some((Answer::Error(text), _)) => bail!("{text}"),
-            Some((Answer::Done, bytes)) => {
-                // A string's bytes lie between its head line and the last line end.
-                let head = input
-                    .iter()
-                    .position(|byte| *byte == b'\n')
-                    .map_or(0, |at| at + 1);
-                return Ok(input.get(head..bytes - 2).unwrap_or_default().to_vec());
-            }
+            Some(Reply::Value(value) | Reply::Text(value)) => return Ok(value),
+            Some(Reply::Error(text)) => bail!("{}", String::from_utf8_lossy(&text)),
+            Some(_) => bail!("the answer is no string"),
         }
     }
 }

@@ -101,7 +101,7 @@ impl<'a> Load<'a> {
     }
 
     fn connect(&self, n: usize, server: SocketAddr) -> anyhow::Result<Connection> {
-        let connection = Connection::open(server, self.plan.greeting.as_deref())?;
+        let connection = Connection::open(server, self.plan.greeting.clone())?;
         epoll::add(
             &self.epoll,
             &connection.stream,
@@ -259,7 +259,7 @@ impl<'a> Load<'a> {
                 }
             }
         }
-        if self.connections.iter().all(Option::is_none) {
+        if self.broken.len() == self.connections.len() {
             let trouble = self
                 .trouble
                 .take()

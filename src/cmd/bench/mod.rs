@@ -23,6 +23,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use bytes::BytesMut;
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
@@ -123,7 +124,7 @@ struct Plan {
     /// Requests under way on each connection, or requests per second in all.
     pace: Pace,
     /// What each connection says first.
-    greeting: Option<Vec<u8>>,
+    greeting: Option<BytesMut>,
     warmup: Duration,
     duration: Duration,
 }

@@ -19,6 +19,9 @@ const RED: RGBColor = RGBColor(214, 72, 72);
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
+/// A line's name and colour, and what it shows of each second.
+type Line = (&'static str, RGBColor, fn(&Second) -> u64);
+
 /// Draws the seconds of a load into a file.
 pub(super) fn draw(file: &Path, title: &str, seconds: &[Second]) -> anyhow::Result<()> {
     let root = SVGBackend::new(file, SIZE).into_drawing_area();
@@ -28,7 +31,7 @@ pub(super) fn draw(file: &Path, title: &str, seconds: &[Second]) -> anyhow::Resu
 }
 
 fn panels(root: &Area<'_>, title: &str, seconds: &[Second]) -> Result<(), Box<dyn std::error::Error>> {
-    let root = root.titled(title, ("sans-serif", 13).into_font().color(&INK))?;
+    let root = root.titled(title, text(13))?;
     let (above, below) = root.split_vertically(SIZE.1 / 2 - 20);
     throughput(&above, seconds)?;
     latency(&below, seconds)
@@ -46,7 +49,7 @@ fn throughput(area: &Area<'_>, seconds: &[Second]) -> Result<(), Box<dyn std::er
         .axis_style(INK)
         .bold_line_style(INK.mix(0.25))
         .light_line_style(TRANSPARENT)
-        .label_style(("sans-serif", 12).into_font().color(&INK))
+        .label_style(text(12))
         .y_desc("requests carried out per second")
         .draw()?;
     let points = seconds.iter().enumerate().map(|(n, second)| (n, second.done));
@@ -80,17 +83,17 @@ fn latency(area: &Area<'_>, seconds: &[Second]) -> Result<(), Box<dyn std::error
         .axis_style(INK)
         .bold_line_style(INK.mix(0.25))
         .light_line_style(TRANSPARENT)
-        .label_style(("sans-serif", 12).into_font().color(&INK))
+        .label_style(text(12))
         .y_label_formatter(&|us| time(*us))
         .x_desc("seconds")
         .y_desc("latency")
         .draw()?;
-    let latencies = |second: &Second| [second.p50_us, second.p99_us, second.max_us];
-    for (which, (name, color)) in [("p50", GREEN), ("p99", ORANGE), ("max", RED)]
-        .into_iter()
-        .enumerate()
-    {
-        let of = |second| latencies(second).into_iter().nth(which).unwrap_or_default();
+    let lines: [Line; 3] = [
+        ("p50", GREEN, |second| second.p50_us),
+        ("p99", ORANGE, |second| second.p99_us),
+        ("max", RED, |second| second.max_us),
+    ];
+    for (name, color, of) in lines {
         let points = seconds
             .iter()
             .enumerate()
@@ -103,9 +106,13 @@ fn latency(area: &Area<'_>, seconds: &[Second]) -> Result<(), Box<dyn std::error
     chart
         .configure_series_labels()
         .border_style(INK.mix(0.4))
-        .label_font(("sans-serif", 12).into_font().color(&INK))
+        .label_font(text(12))
         .draw()?;
     Ok(())
+}
+
+fn text(size: u32) -> TextStyle<'static> {
+    ("sans-serif", size).into_font().color(&INK)
 }
 
 /// The last second on the axis; an axis has some length.

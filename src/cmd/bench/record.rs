@@ -58,7 +58,6 @@ pub(super) struct Second {
 pub(super) struct Outcome {
     pub(super) reads: Latencies,
     pub(super) writes: Latencies,
-    pub(super) all: Latencies,
     /// Errors by code: how many, and the first of them.
     pub(super) errors: BTreeMap<String, (u64, String)>,
     /// Requests whose connection ended before their answer.
@@ -76,7 +75,6 @@ impl Outcome {
         Outcome {
             reads: Latencies::new(),
             writes: Latencies::new(),
-            all: Latencies::new(),
             errors: BTreeMap::new(),
             lost: 0,
             elapsed: Duration::ZERO,
@@ -96,7 +94,6 @@ impl Outcome {
                     &mut self.writes
                 };
                 kind.add(latency);
-                self.all.add(latency);
                 self.second.add(latency);
             }
             Answer::Error(text) => {
@@ -117,9 +114,16 @@ impl Outcome {
         self.second.0.reset();
     }
 
+    /// Reads and writes together.
+    pub(super) fn all(&self) -> Latencies {
+        let mut all = self.reads.clone();
+        all.0 += &self.writes.0;
+        all
+    }
+
     /// Requests carried out.
     pub(super) fn done(&self) -> u64 {
-        self.all.count()
+        self.reads.count() + self.writes.count()
     }
 
     pub(super) fn failed(&self) -> u64 {

@@ -49,16 +49,14 @@ pub(super) fn text(plan: &Plan, outcome: &Outcome) -> String {
         "{:<8} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}   latency in µs",
         "", "requests", "/s", "p50", "p90", "p99", "p99.9", "max"
     ));
-    for (name, latencies) in [
-        ("reads", &outcome.reads),
-        ("writes", &outcome.writes),
-        ("all", &outcome.all),
-    ] {
-        if latencies.count() > 0
-            && (name != "all" || latencies.count() > outcome.reads.count().max(outcome.writes.count()))
-        {
+    let (reads, writes) = (&outcome.reads, &outcome.writes);
+    for (name, latencies) in [("reads", reads), ("writes", writes)] {
+        if latencies.count() > 0 {
             line(row(name, latencies, outcome));
         }
+    }
+    if reads.count() > 0 && writes.count() > 0 {
+        line(row("all", &outcome.all(), outcome));
     }
     for (count, first) in outcome.errors.values() {
         line(format!("{count} errors such as: {first}"));
@@ -117,7 +115,7 @@ pub(super) fn json(plan: &Plan, outcome: &Outcome) -> String {
         "failed": outcome.failed(),
         "lost": outcome.lost,
         "errors": errors,
-        "latency": latency(&outcome.all),
+        "latency": latency(&outcome.all()),
         "read_latency": latency(&outcome.reads),
         "write_latency": latency(&outcome.writes),
         "cpu_percent": outcome.cpu_percent(),

@@ -1,8 +1,10 @@
 //! The requests of a load, in RESP.
 
+use bytes::BytesMut;
 use clap::ValueEnum;
 
 use crate::base::rng::Rng;
+use crate::client::resp::{encode_bulk, head};
 
 /// What requests that are no reads do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -52,10 +54,10 @@ impl Requests {
     }
 
     /// Puts the next request behind `out`; whether it is a read.
-    pub(super) fn put(&mut self, out: &mut Vec<u8>) -> bool {
+    pub(super) fn put(&mut self, out: &mut BytesMut) -> bool {
         let is_read = self.rng.below(100) < u64::from(self.workload.reads_percent);
         if !is_read && self.workload.command == Command::Ping {
-            out.extend_from_slice(b"*1\r\n$4\r\nPING\r\n");
+            put(out, &[b"PING"]);
             return false;
         }
         let key = format!("key:{:012}", self.rng.below(self.workload.keys));
@@ -70,38 +72,15 @@ impl Requests {
 }
 
 /// One request of these words.
-pub(super) fn encode(words: &[&[u8]]) -> Vec<u8> {
-    let mut out = Vec::new();
+pub(super) fn encode(words: &[&[u8]]) -> BytesMut {
+    let mut out = BytesMut::new();
     put(&mut out, words);
     out
 }
 
-fn put(out: &mut Vec<u8>, words: &[&[u8]]) {
-    put_head(out, b'*', words.len());
-    for word in words {
-        put_head(out, b'$', word.len());
-        out.extend_from_slice(word);
-        out.extend_from_slice(b"\r\n");
-    }
-}
-
-fn put_head(out: &mut Vec<u8>, kind: u8, number: usize) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    let mut rest = number;
-    loop {
-        at -= 1;
-        if let Some(digit) = digits.get_mut(at) {
-            *digit = b'0' + (rest % 10) as u8;
-        }
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    out.push(kind);
-    out.extend_from_slice(digits.get(at..).unwrap_or_default());
-    out.extend_from_slice(b"\r\n");
+fn put(out: &mut BytesMut, words: &[&[u8]]) {
+    head(b'*', words.len() as u64, out);
+    words.iter().for_each(|word| encode_bulk(word, out));
 }
 
 #[cfg(test)]
@@ -118,7 +97,7 @@ mod tests {
             seed: 7,
         };
         let mut requests = Requests::new(&workload);
-        let (mut reads, mut out) = (0, Vec::new());
+        let (mut reads, mut out) = (0, BytesMut::new());
         for _ in 0..1000 {
             out.clear();
             let is_read = requests.put(&mut out);
@@ -135,7 +114,7 @@ mod tests {
             );
         }
         assert!((200..400).contains(&reads), "{reads}");
-        assert_eq!(encode(&[b"PING", b""]), b"*2\r\n$4\r\nPING\r\n$0\r\n\r\n");
+        assert_eq!(encode(&[b"PING", b""]), &b"*2\r\n$4\r\nPING\r\n$0\r\n\r\n"[..]);
         assert_eq!(encode(&[&[b'x'; 1234]])[..12], *b"*1\r\n$1234\r\nx");
     }
 }
