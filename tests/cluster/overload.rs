@@ -25,8 +25,7 @@ fn what_is_too_much_is_refused_and_the_rest_is_done() {
             .send(&vec![format!("INCR n{at}"); REQUESTS].join("\n"))
             .unwrap();
     }
-    let (mut all_done, mut all_busy) = (0, 0);
-    for (at, client) in clients.iter_mut().enumerate() {
+    let replies = clients.iter_mut().map(|client| {
         let (mut done, mut busy) = (0, 0);
         for _ in 0..REQUESTS {
             match client.receive().unwrap() {
@@ -35,11 +34,16 @@ fn what_is_too_much_is_refused_and_the_rest_is_done() {
                 other => panic!("{other:?}"),
             }
         }
+        (done, busy)
+    });
+    // Only when nothing waits any more is nobody refused who asks.
+    let replies: Vec<(i64, i64)> = replies.collect();
+    for (at, (client, (done, busy))) in clients.iter_mut().zip(&replies).enumerate() {
         let counted = client.call(&format!("INCR n{at}")).unwrap();
         assert_eq!(counted, Reply::Integer(done + 1), "{busy} refused");
-        all_done += done;
-        all_busy += busy;
     }
+    let all_done: i64 = replies.iter().map(|(done, _)| done).sum();
+    let all_busy: i64 = replies.iter().map(|(_, busy)| busy).sum();
     assert!(
         all_done > 0 && all_busy > 0,
         "{all_done} done, {all_busy} refused"
